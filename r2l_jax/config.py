@@ -42,23 +42,23 @@ class TrainConfig(Settings):
         processing, model, attack = self.processing, self.model, self.attack
         trains = self.optimization.epochs > 0
         if not trains and attack.adv_training:
-            raise InputError("--adv_training needs --epochs of at least 1, got 0")
+            raise InputError("`adv_training` needs `epochs` of at least 1, got 0")
         if trains and processing.freeze_processor and model.freeze_classifier:
-            raise InputError("--freeze_processor and --freeze_classifier together leave nothing to train")
+            raise InputError("`freeze_processor` and `freeze_classifier` together leave nothing to train")
         if trains and model.freeze_classifier and not processing.learns:
-            raise InputError(f"{processing.flag} has no learned parameters: with --freeze_classifier, nothing trains")
+            raise InputError(f"{processing.flag} has no learned parameters: with `freeze_classifier`, nothing trains")
         is_frozen = not trains or (model.freeze_classifier and not attack.adv_training)
         if is_frozen and not model.has_custom_head and not model.classifier_uri:
             raise InputError(
-                f"{'--freeze_classifier' if trains else '--epochs=0'} needs a trained head: name one with "
-                "--classifier_network=<file>.py:<function> or --classifier_uri"
+                f"{'`freeze_classifier`' if trains else '`epochs=0`'} needs a trained head: name one with "
+                "`classifier_network=<file>.py:<function>` or `classifier_uri`"
             )
         if attack.adv_training and not processing.learns_pipeline:
             raise InputError(
-                f"--adv_training needs --processing_mode=parametrized or a --pipeline, got {processing.processing_mode}"
+                f"`adv_training` needs `processing_mode=parametrized` or a `pipeline`, got {processing.processing_mode}"
             )
         if attack.adv_training and processing.freeze_processor:
-            raise InputError("--adv_training trains the processor's parameters, which --freeze_processor freezes")
+            raise InputError("`adv_training` trains the processor's parameters, which `freeze_processor` freezes")
 
     @property
     def run_dir(self) -> pathlib.Path:
@@ -88,7 +88,7 @@ class GroupSettings(Settings):
         super().__post_init__()
         if len(set(self.seeds)) < len(self.seeds) or self.seeds == (0,):
             given = ",".join(map(str, self.seeds))
-            raise InputError(f"--seeds must be distinct seeds, or their number, got {given}")
+            raise InputError(f"`seeds` must be distinct seeds, or their number, got {given}")
 
     def members(self, config: TrainConfig) -> dict[str, TrainConfig]:
         """Returns the settings of each run of a group by the name of its folder. All runs have the same split."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
@@ -10,7 +11,29 @@ from tqdm import tqdm
 
 
 class InputError(ValueError):
-    """An unusable flag, file or folder. Programs print the message as one line, without a traceback."""
+    """An unusable argument, file or folder. Programs print the message as one line, without a traceback.
+
+    Messages name arguments as in Python, such as `epochs` or `lr=-1` in backquotes, see `spelled`.
+    """
+
+
+_names_flags = False
+
+
+@contextlib.contextmanager
+def naming_flags() -> Iterator[None]:
+    """Makes `spelled` name flags, as within a program."""
+    global _names_flags
+    earlier, _names_flags = _names_flags, True
+    try:
+        yield
+    finally:
+        _names_flags = earlier
+
+
+def spelled(message: str) -> str:
+    """Returns a message that names flags in place of arguments, such as --epochs or --lr=-1, within a program."""
+    return re.sub("`([a-z]\\w*(=[^`]*)?)`", r"--\1", message) if _names_flags else message
 
 
 def of_callback(error: BaseException) -> InputError | None:
@@ -53,7 +76,7 @@ def warn(message: str) -> None:
     if (collected := _collected.get()) is not None:
         collected.append(message)
     else:
-        tqdm.write(f"warning: {one_line(message)}", file=sys.stderr)
+        tqdm.write(f"warning: {spelled(one_line(message))}", file=sys.stderr)
 
 
 def warn_once(messages: Sequence[str], files: int) -> None:

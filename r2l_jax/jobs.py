@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from r2l_jax.cli import stop
 from r2l_jax.cli.stop import Interrupted
-from r2l_jax.errors import InputError, collected_warnings, in_words, one_line, warn_once
+from r2l_jax.errors import InputError, collected_warnings, in_words, one_line, spelled, warn_once
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -92,7 +92,7 @@ def failures(jobs: Sequence[Job], scheduler: str, logs: pathlib.Path) -> dict[st
     for number, (name, _, error, _, seconds) in enumerate(run(jobs, scheduler, logs), start=1):
         if error is not None:
             failed[name] = error
-        print(f"[{number} of {len(jobs)}] {name}: {error or f'{seconds:.0f} s'}", file=sys.stderr, flush=True)
+        print(f"[{number} of {len(jobs)}] {name}: {spelled(error or f'{seconds:.0f} s')}", file=sys.stderr, flush=True)
     return failed
 
 
@@ -212,7 +212,7 @@ def finished(ended: Generator[Ended, None, None], items: Collection[Item]) -> tu
         warn_once(warnings, len(items))
         for item in items:
             if item in errors:
-                print(f"error: {errors[item]}", file=sys.stderr)
+                print(f"error: {spelled(errors[item])}", file=sys.stderr)
     return results, len(errors)
 
 
@@ -221,10 +221,10 @@ def prepare(scheduler: str) -> None:
     asked_for(scheduler)
     if scheduler != "serial":
         if importlib.util.find_spec("distributed") is None:
-            raise InputError(f"--scheduler={scheduler} needs Dask: pip install 'r2l_jax[cluster]'")
+            raise InputError(f"`scheduler={scheduler}` needs Dask: pip install 'r2l_jax[cluster]'")
         if scheduler.endswith(".json") and shutil.which("sbatch") is None:
             # Dask would report it in its background, and wait for workers forever.
-            raise InputError(f"--scheduler={scheduler} needs Slurm: this machine has no sbatch")
+            raise InputError(f"`scheduler={scheduler}` needs Slurm: this machine has no sbatch")
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
@@ -279,17 +279,17 @@ def _joined(scheduler: str) -> Iterator[Any]:
             try:
                 place: Any = held.enter_context(SLURMCluster(**defaults | options, job_script_prologue=prologue))
             except (TypeError, ValueError) as error:
-                raise InputError(f"--scheduler={scheduler}: {one_line(error)}") from None
+                raise InputError(f"`scheduler={scheduler}`: {one_line(error)}") from None
             place.scale(jobs=count)
         try:
             client = held.enter_context(distributed.Client(place, timeout=30))
         except OSError as error:
-            raise InputError(f"--scheduler={scheduler} cannot be reached: {one_line(error)}") from None
+            raise InputError(f"`scheduler={scheduler}` cannot be reached: {one_line(error)}") from None
         except MemoryError:
             if not scheduler.startswith("tcp://"):
                 raise
             # Dask takes the first bytes of the answer, such as "HTTP/1.1", for the length of a message.
-            raise InputError(f"--scheduler={scheduler}: another server answers there, not a Dask scheduler") from None
+            raise InputError(f"`scheduler={scheduler}`: another server answers there, not a Dask scheduler") from None
         client.register_worker_callbacks(prepare_worker)
         yield client
 
@@ -302,7 +302,7 @@ def asked_for(scheduler: str) -> tuple[int, dict[str, Any]]:
         return 1, {}
     if not scheduler.endswith(".json"):
         raise InputError(
-            "--scheduler must be serial, local:<number of processes>, tcp://<host>:<port> or a JSON file, "
+            "`scheduler` must be serial, local:<number of processes>, tcp://<host>:<port> or a JSON file, "
             f"got {scheduler!r}"
         )
     try:
@@ -310,6 +310,6 @@ def asked_for(scheduler: str) -> tuple[int, dict[str, Any]]:
         return max(int(options.pop("jobs")), 1), options
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
-            f"--scheduler={scheduler} must be a file with the options of dask_jobqueue.SLURMCluster and the number of "
+            f"`scheduler={scheduler}` must be a file with the options of dask_jobqueue.SLURMCluster and the number of "
             f'jobs, such as {{"jobs": 8, "cores": 8, "memory": "32GB"}}: {in_words(error)}'
         ) from None

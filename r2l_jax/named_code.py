@@ -52,26 +52,26 @@ def title(name: str) -> str:
     return f"{pathlib.Path(file).stem}.{function}"
 
 
-def load(name: str, flag: str, noun: str) -> tuple[Source, Callable[..., Any]]:
+def load(name: str, argument: str, noun: str) -> tuple[Source, Callable[..., Any]]:
     """Returns the function `<file>.py:<function>`; runs the file only once as long as its content stays the same.
 
-    The `name` must come from the user, not from a record. Errors name `flag`, and `noun`, "pipeline" or "head".
+    The `name` must come from the user, not from a record. Errors name the `argument`, and `noun`, "pipeline" or "head".
     """
     path, _, function = name.rpartition(":")
     if not path.endswith(".py"):
-        raise InputError(f"{flag} must be <file>.py:<function>, a function that makes the {noun}, got {name}")
+        raise InputError(f"`{argument}` must be <file>.py:<function>, a function that makes the {noun}, got {name}")
     try:
         content = pathlib.Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"{flag}={name}: {path}: {error.strerror}") from None
+        raise InputError(f"`{argument}={name}`: {path}: {error.strerror}") from None
     source = Source(str(pathlib.Path(path).resolve()), function, hashlib.sha256(content).hexdigest())
     try:
         module = _run(source.file, content)
     except (Exception, SystemExit) as error:
-        raise InputError(f"{flag}={name} cannot be run: {in_one_line(error, source.file)}") from error
+        raise InputError(f"`{argument}={name}` cannot be run: {in_one_line(error, source.file)}") from error
     found = getattr(module, function, None)
     if not callable(found):
-        raise InputError(f"{flag}={name}: {path} has no function {function!r} that makes a {noun}")
+        raise InputError(f"`{argument}={name}`: {path} has no function {function!r} that makes a {noun}")
     return source, found
 
 

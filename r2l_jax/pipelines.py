@@ -29,7 +29,7 @@ _KNOWN: dict[str, Callable[..., isp.Pipeline]] = {"parametrized": isp.parametriz
 
 _STEPS = ("demosaic", "sharpen", "denoise")
 
-# The algorithm that demosaics to half size. The flag --half_size chooses it, because other code depends on the size.
+# The algorithm that demosaics to half size. `half_size` chooses it, because other code depends on the size.
 BINNED = "binned"
 
 # Names that parameters must not have, because results use them for all parameters, images, and the curves of searches.
@@ -131,7 +131,7 @@ class NamedPipeline:
             )
 
 
-def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
+def find_pipeline(name: str, argument: str = "pipeline") -> NamedPipeline:
     """Finds a pipeline by its name. Runs a user's file only once while its content stays the same.
 
     The module's docstring lists the names. A file's name must come from the user, not from a record.
@@ -139,16 +139,16 @@ def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
     if name in _KNOWN:
         return NamedPipeline(name, name, _KNOWN[name])
     if named_code.is_file(name):
-        return _from_file(name, flag)
+        return _from_file(name, argument)
     algorithms = _algorithms(name)
     if algorithms.get("demosaic") == BINNED:
-        raise InputError(f"{flag}={name}: use --half_size with another demosaicing instead")
+        raise InputError(f"`{argument}={name}`: use `half_size` with another demosaicing instead")
     if len(algorithms) == len(_STEPS) and all(each in isp.ALGORITHMS[step] for step, each in algorithms.items()):
         return NamedPipeline(name, name, lambda camera: isp.static(camera, **algorithms))
     known = {**isp.ALGORITHMS, "demosaic": DEMOSAICING}
     choices = " . ".join("|".join(known[step]) for step in _STEPS)
     raise InputError(
-        f"{flag}: no pipeline is called {name!r}; the pipelines are {', '.join(_KNOWN)}, {choices}, and "
+        f"`{argument}`: no pipeline is called {name!r}; the pipelines are {', '.join(_KNOWN)}, {choices}, and "
         "<file>.py:<function>"
     )
 
@@ -161,7 +161,7 @@ def metered(
     try:
         return isp.metered(pipeline, camera, **kinds, like=like) if auto else pipeline
     except ValueError as error:
-        raise InputError(f"--auto={','.join(auto)} does not fit the pipeline: {error}") from None
+        raise InputError(f"`auto={','.join(auto)}` does not fit the pipeline: {error}") from None
 
 
 def metering_of(processor: object) -> tuple[str, ...]:
@@ -190,13 +190,13 @@ def _algorithms(name: str) -> dict[str, str]:
 def _binned(named: NamedPipeline, camera: isp.Camera) -> isp.Pipeline:
     pipeline = dataclasses.replace(named, half_size=False, meter=None)(camera)
     if not any(stage.name == "demosaic" and not stage.parameters for stage in pipeline.stages):
-        raise InputError(f"--half_size needs a pipeline with a stage demosaic without parameters, got {named.name}")
+        raise InputError(f"`half_size` needs a pipeline with a stage demosaic without parameters, got {named.name}")
     options = {"pattern": camera.pattern}
     return pipeline.replaced("demosaic", isp.Stage("demosaic", isp.demosaic.binned, options=options))
 
 
-def _from_file(name: str, flag: str) -> NamedPipeline:
-    source, make = named_code.load(name, flag, "pipeline")
+def _from_file(name: str, argument: str) -> NamedPipeline:
+    source, make = named_code.load(name, argument, "pipeline")
     # `_make_once` checks that the function returns a pipeline.
     return NamedPipeline(name, named_code.title(name), cast(Callable[[isp.Camera], isp.Pipeline], make), source)
 

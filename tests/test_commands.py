@@ -21,7 +21,7 @@ from r2l_jax.training.record import read_metrics
 pytestmark = pytest.mark.slow
 
 # Data that must be downloaded, several hosts, and the quick start, which .ci/run trains.
-_ELSEWHERE = re.compile(r"--data_dir=data\b|--multi_host|--dataset Microscopy |quickstart\.flags")
+_ELSEWHERE = re.compile(r"`data_dir=data`\b|`multi_host`|`dataset` Microscopy |quickstart\.flags")
 
 
 def name_of(command):

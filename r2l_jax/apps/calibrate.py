@@ -67,7 +67,7 @@ def calibrate(
     """
     darks, flats, output = find_paths(dark), find_paths(flat), Path(output)
     if shared := {file.resolve() for file in darks} & {file.resolve() for file in flats}:
-        raise InputError(f"{min(shared)} is in both --dark and --flat")
+        raise InputError(f"{min(shared)} is in both `dark` and `flat`")
     targets = {(output / name).resolve() for name in (CAMERA, CURVE, FIGURE, *CORRECTIONS.values())}
     for file in (*darks, *flats):
         if file.resolve() in targets:

@@ -22,14 +22,14 @@ def labels_of(files: Sequence[Place], run: Run) -> dict[str, str]:
         InputError: the model is not a classifier, or a folder's name is not a class of the model.
     """
     if not run.task.has_labels:
-        raise InputError(f"--labels=folder is for classification: this model is for {run.task.title}")
+        raise InputError(f"`labels=folder` is for classification: this model is for {run.task.title}")
     labels = {}
     for file in files:
         # Made absolute for inputs such as ".", without following links, whose targets may be in other folders.
         folder = Path(os.path.abspath(file)).parent if isinstance(file, Path) else file.parent
         if folder.name not in run.classes:
             raise InputError(
-                f"--labels=folder: {folder} is not named after a class of the model ({', '.join(run.classes)})"
+                f"`labels=folder`: {folder} is not named after a class of the model ({', '.join(run.classes)})"
             )
         labels[str(file)] = folder.name
     return labels
@@ -43,7 +43,7 @@ def scored(table: Path, labels: Mapping[str, str]) -> list[str]:
     pairs = [(labels[row["file"]], row["class"]) for row in read_csv(table) if row["file"] in labels]
     right = np.array([[label == predicted for label, predicted in pairs]], float)
     if right.size < 2:
-        raise InputError(f"--labels=folder needs at least 2 predicted files, got {right.size}")
+        raise InputError(f"`labels=folder` needs at least 2 predicted files, got {right.size}")
     accuracy = Column("accuracy", format=SCORE).text(statistics.bounded(right, "model"))
     lines = [f"accuracy with 95% confidence interval: {accuracy}; {right.sum():.0f} of {right.size} files correct"]
     for name in sorted({label for label, _ in pairs}):

@@ -98,7 +98,7 @@ def said_of_unknown(keyed: Mapping[str, Sequence[Place]], by: str | None) -> str
     count, files = len(keyed[UNKNOWN]), sum(map(len, keyed.values()))
     return (
         f"{count} of {files} files do not name {known}, so they share windows; to separate them, put the files of each "
-        f"{by} in their own folder and give --by=folder"
+        f"{by} in their own folder and give `by=folder`"
     )
 
 
@@ -139,9 +139,9 @@ def _accept(config: MonitorConfig, run: Run, file: pathlib.Path) -> bool:
 def _check_loss(config: MonitorConfig, run: Run, known: reference.Reference, file: pathlib.Path) -> None:
     """Raises an InputError if the loss under a drift cannot be known with a reference and windows of this size."""
     if known.targets is None:
-        raise InputError(f"--alarm=loss needs labels, and {file} has accepted images without: give --alarm=drift")
+        raise InputError(f"`alarm=loss` needs labels, and {file} has accepted images without: give `alarm=drift`")
     if refused := undiagnosed(min(LEAST_IMAGES[0], config.window), len(known), run.shape):
-        raise InputError(f"--alarm=loss needs a diagnosis: {refused}")
+        raise InputError(f"`alarm=loss` needs a diagnosis: {refused}")
 
 
 def _read(files: Sequence[Place], run: Run, camera: KnownCamera | None) -> dict[Place, np.ndarray]:
@@ -283,12 +283,12 @@ class _Call:
         if earlier is None:
             return [], Explained()
         if reasons := store.differences(earlier.metadata.get("identity"), self._identity):
-            raise InputError(f"{self._output / result.FILE} has {', '.join(reasons)}: choose another --output")
+            raise InputError(f"{self._output / result.FILE} has {', '.join(reasons)}: choose another `output`")
         try:
             parts = earlier.metadata["windows"], earlier.metadata["explained"]
             return msgspec.convert(parts, tuple[list[Window], Explained])
         except (LookupError, msgspec.ValidationError) as error:
-            raise InputError(f"{self._output / result.FILE} is damaged ({error}): choose another --output") from None
+            raise InputError(f"{self._output / result.FILE} is damaged ({error}): choose another `output`") from None
 
 
 def _present(inputs: Sequence[str]) -> list[Place]:
@@ -296,7 +296,7 @@ def _present(inputs: Sequence[str]) -> list[Place]:
     found = []
     for name in inputs:
         if not pathlib.Path(name).is_dir():
-            raise InputError(f"--follow monitors folders on this machine, got {name}")
+            raise InputError(f"`follow` monitors folders on this machine, got {name}")
         with contextlib.suppress(InputError):  # The folder is still empty.
             found += find_raw_files([name])
     return list({file.resolve(): file for file in found}.values())

@@ -78,7 +78,7 @@ def adapted_run(
     decoded = in_threads(lambda file: read_file(file, run, camera, run.shape), chosen, AT_ONCE)
     read = [each.result for each in decoded if each.result is not None]
     if not read:
-        raise InputError("--adapt=statistics: no file can be read")
+        raise InputError("`adapt=statistics`: no file can be read")
     raws = jax.tree.map(lambda *each: np.stack(each), *read)
     if not force:
         reason = notice.unnoticed(run, np.asarray(raws), lambda: reference.read(run, stored) or reference.make(run))
@@ -188,14 +188,14 @@ def check(
     check_raw(run)
     check_masks(run.task.has_masks, masks)
     if pictures is not None and not (run.task.has_masks or run.task.has_boxes):
-        raise InputError("--pictures is only for models that predict masks or boxes")
+        raise InputError("`pictures` is only for models that predict masks or boxes")
     folders = [each for each in (masks, pictures) if each is not None]
     refuse_shared_targets((file, target) for file in files for target in _mask_files(file, folders))
     unknown = [file for file in files if run.calibration is None and camera is None and _is_stored(file)]
     if unknown:
         raise InputError(
             f"{unknown[0]} names no camera, and the model was trained on several ({', '.join(run.cameras)}): name one "
-            "with --camera"
+            "with `camera`"
         )
     columns = [_FILE, _CLASS, *run.classes] if run.task.has_labels else [_FILE, *run.classes]
     columns = [_FILE, *boxes.COLUMNS] if run.task.has_boxes else columns
@@ -216,7 +216,7 @@ def check(
 def check_masks(has_masks: bool, masks: Path | None) -> None:
     """Raises an InputError unless a folder for masks is given just if the model predicts masks."""
     if has_masks != (masks is not None):
-        raise InputError(f"--masks is {'needed for' if has_masks else 'only for'} models that predict masks")
+        raise InputError(f"`masks` is {'needed for' if has_masks else 'only for'} models that predict masks")
 
 
 def _predict(
@@ -310,7 +310,7 @@ def read_file(file: Place, run: Run, camera: KnownCamera | None, size: tuple[int
         return raw
     height, width = size
     if raw.shape[0] < height or raw.shape[1] < width:
-        images = "raw images in training" if size == run.shape else "raw images of --size"
+        images = "raw images in training" if size == run.shape else "raw images of `size`"
         raise InputError(f"{file} is {raw.shape[0]}x{raw.shape[1]}, smaller than the {images}, {height}x{width}")
     # Copied, because a view would keep the whole file in memory.
     middle = center_crop(raw, height, width, file_camera.pattern).copy()

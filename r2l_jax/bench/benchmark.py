@@ -167,7 +167,7 @@ def run(names: Sequence[str] = (), repeats: int | None = None, sizes: Sizes | No
     known = rows(sizes or Sizes(), jax.default_backend() == "gpu")
     for name in names:
         if not any(row.name.startswith(name) for row in known):
-            raise InputError(f"--rows must be prefixes of {', '.join(row.name for row in known)}, got {name!r}")
+            raise InputError(f"`rows` must be prefixes of {', '.join(row.name for row in known)}, got {name!r}")
     chosen = [row for row in known if not names or row.name.startswith(tuple(names))]
     results = []
     for row in (progress := tqdm(chosen, unit="row", disable=None)):

@@ -47,7 +47,7 @@ def read_darks(dark: Frames, tile: Tile) -> tuple[Moments, Map, list[float], lis
     moments.mean += np.float32(fmean(drift))
     if (middle := float(np.median(moments.mean))) > _BRIGHT:
         raise InputError(
-            f"the darks must have a median below {_BRIGHT:g} of white, got {middle:.2g}: are --dark and --flat swapped?"
+            f"the darks must have a median below {_BRIGHT:g} of white, got {middle:.2g}: are `dark` and `flat` swapped?"
         )
     remarks = []
     if zeros > 0.01:
@@ -66,7 +66,7 @@ def read_light(flat: Frames, dark: Map) -> tuple[list[float], Map]:
         first = first if light else frame
         light.append(float((frame - dark)[usable].mean(dtype=float)))
         if light[-1] <= 0:
-            raise InputError(f"the darks are as bright as the flat {name}: are --dark and --flat swapped?")
+            raise InputError(f"the darks are as bright as the flat {name}: are `dark` and `flat` swapped?")
         if share := _saturated(frame[usable]):
             raise InputError(f"saturated flats: {share:.1%} of the sites in {name}: use less light")
     return light, first

@@ -30,7 +30,7 @@ Config = TypeVar("Config")
 
 
 class Bound(NamedTuple):
-    """The valid values of a number; `words` completes the message "--flag must ..."."""
+    """The valid values of a number; `words` completes the message "`name` must ..."."""
 
     holds: Callable[[float], bool]
     words: str
@@ -99,11 +99,11 @@ class Settings:
             valid, bound = declared.choices or declared.each, declared.bound
             for one in value if isinstance(value, tuple) else (value,):
                 if valid and one not in valid:
-                    raise InputError(f"--{field.name} must be one of {', '.join(valid)}, got {one!r}")
+                    raise InputError(f"`{field.name}` must be one of {', '.join(valid)}, got {one!r}")
                 of_type = _INT32 if isinstance(one, int) and bound is not SEED else None
                 for each in (bound, of_type):
                     if each is not None and not each.holds(one):
-                        raise InputError(f"--{field.name} must {each.words}, got {one}")
+                        raise InputError(f"`{field.name}` must {each.words}, got {one}")
 
 
 class _Leaf(NamedTuple):
@@ -180,7 +180,7 @@ def read(settings: type[Any], values: flags.FlagValues = flags.FLAGS) -> Any:
         for need in leaf.declared.needs.split() if values[leaf.name].present and used[leaf.name] else ():
             if not _is_met(need, used):
                 where = "with" if need.startswith("!") else "without"
-                raise InputError(f"--{leaf.name} has no effect {where} --{need.removeprefix('!')}")
+                raise InputError(f"`{leaf.name}` has no effect {where} `{need.removeprefix('!')}`")
     return config
 
 
@@ -196,7 +196,7 @@ def _is_met(need: str, used: Mapping[str, Any]) -> bool:
 def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
     value, declared = values[leaf.name].value, leaf.declared
     if value is None and leaf.is_required:
-        raise InputError(f"--{leaf.name} is required: {declared.help}")
+        raise InputError(f"`{leaf.name}` is required: {declared.help}")
     if not leaf.is_list or value is None:
         return value
     if declared.kind:
@@ -211,7 +211,7 @@ def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
         return tuple(map(kind, value))
     except ValueError:
         wanted = "whole numbers" if kind is int else "numbers"
-        raise InputError(f"--{leaf.name} must be {wanted}, separated by commas, got {','.join(value)}") from None
+        raise InputError(f"`{leaf.name}` must be {wanted}, separated by commas, got {','.join(value)}") from None
 
 
 def build(settings: type[Config], values: Mapping[str, Any] = types.MappingProxyType({}), **named: Any) -> Config:
@@ -235,7 +235,7 @@ def _build(settings: type[Config], values: Mapping[str, Any]) -> Config:
                 # In JSON, tuples are lists.
                 arguments[name] = msgspec.convert(values[name], kind)
             except msgspec.ValidationError as error:
-                raise InputError(f"--{name}: {str(error).replace('`', '').lower()}, {values[name]!r:.80}") from None
+                raise InputError(f"`{name}`: {str(error).replace('`', '').lower()}, {values[name]!r:.80}") from None
     return settings(**arguments)
 
 

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 
-from r2l_jax.errors import InputError, in_words, of_callback
+from r2l_jax.errors import InputError, in_words, naming_flags, of_callback, spelled
 
 # Ctrl-C sends the first, and schedulers send the second.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -78,7 +78,8 @@ def exit_status(main: Callable[[], int | None]) -> int:
     hook, threading.excepthook = threading.excepthook, _end_by_thread
     try:
         try:
-            return main() or 0
+            with naming_flags():
+                return main() or 0
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt as stop:
@@ -123,4 +124,5 @@ def _end_by_thread(failed: threading.ExceptHookArgs) -> None:
 
 
 def _say(line: str) -> None:
-    print(f"{pathlib.Path(sys.argv[0]).name}: {line}", file=sys.stderr)
+    with naming_flags():
+        print(f"{pathlib.Path(sys.argv[0]).name}: {spelled(line)}", file=sys.stderr)

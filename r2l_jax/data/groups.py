@@ -47,7 +47,7 @@ def named_groups(how: str, files: Sequence[pathlib.PurePath]) -> list[str]:
         found = _matched(how, files)
     if len(set(found)) < 2:
         raise InputError(
-            f"--group={how} must give at least two groups, got only {found[0]!r} for {len(set(files))} images"
+            f"`group={how}` must give at least two groups, got only {found[0]!r} for {len(set(files))} images"
         )
     return found
 
@@ -56,14 +56,14 @@ def _matched(pattern: str, files: Sequence[pathlib.PurePath]) -> list[str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise InputError(f"--group={pattern} is not a regular expression: {error}") from None
+        raise InputError(f"`group={pattern}` is not a regular expression: {error}") from None
     if not compiled.groups:
-        raise InputError(f"--group={pattern} must have a group in parentheses, such as '(p\\d+)_'")
+        raise InputError(f"`group={pattern}` must have a group in parentheses, such as '(p\\d+)_'")
     found = []
     for file in files:
         match = compiled.search(file.name)
         if match is None or match[1] is None:
-            raise InputError(f"--group={pattern} does not match the name {file.name}")
+            raise InputError(f"`group={pattern}` does not match the name {file.name}")
         found.append(match[1])
     return found
 
@@ -83,5 +83,5 @@ def _listed(table: pathlib.Path, files: Sequence[pathlib.PurePath]) -> list[str]
     found = [given.get(name) or given.get(stem) or stems.get(name) for name, stem in names]
     if lacking := [*dict.fromkeys(file for file, group in zip(files, found, strict=True) if group is None)]:
         others = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
-        raise InputError(f"--group={table} must name all images, but lacks {lacking[0]}{others}")
+        raise InputError(f"`group={table}` must name all images, but lacks {lacking[0]}{others}")
     return [group for group in found if group is not None]

@@ -131,16 +131,16 @@ class TrainingDataSettings(DataSettings):
         if str(self.n_splits).isdecimal():
             object.__setattr__(self, "n_splits", int(self.n_splits))
         if self.n_splits != LEAVE_ONE_OUT and not (isinstance(self.n_splits, int) and 0 < self.n_splits < 2**31):
-            raise InputError(f"--n_splits must be a positive number or {LEAVE_ONE_OUT}, got {self.n_splits}")
+            raise InputError(f"`n_splits` must be a positive number or {LEAVE_ONE_OUT}, got {self.n_splits}")
         if self.n_splits == LEAVE_ONE_OUT and self.state_dict_uri is not None:
-            raise InputError(f"--n_splits must be a number with --state_dict_uri, got {LEAVE_ONE_OUT}")
+            raise InputError(f"`n_splits` must be a number with `state_dict_uri`, got {LEAVE_ONE_OUT}")
         # Sorted, since equal runs must record equal settings.
         object.__setattr__(self, "iso", tuple(sorted(self.iso)))
         if len(set(self.iso)) < max(len(self.iso), 1):
             named = ",".join(map("{:g}".format, self.iso))
-            raise InputError(f"--iso must be one or more distinct intensities, got {named or 'none'}")
+            raise InputError(f"`iso` must be one or more distinct intensities, got {named or 'none'}")
         if self.test_size > 1 and not self.test_size.is_integer():
-            raise InputError(f"--test_size must be a fraction below 1 or a whole number, got {self.test_size:g}")
+            raise InputError(f"`test_size` must be a fraction below 1 or a whole number, got {self.test_size:g}")
 
     @property
     def source(self) -> dict[str, Any]:

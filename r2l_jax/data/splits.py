@@ -51,14 +51,14 @@ def named_parts(file: pathlib.Path, names: Sequence[Sequence[str]]) -> np.ndarra
     found = [(name, part, numbers.get(name) or numbers.get(_stem(name), [])) for name, part in given]
     if unknown := [name for name, _, samples in found if not samples]:
         others = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        raise InputError(f"--split={file} must name images such as {names[0][0]}, got {unknown[0]}{others}")
+        raise InputError(f"`split={file}` must name images such as {names[0][0]}, got {unknown[0]}{others}")
     parts = np.full(len(names), "", "<U5")
     for name, part, samples in found:
         if parts[samples].any():
-            raise InputError(f"--split={file} names {name} twice")
+            raise InputError(f"`split={file}` names {name} twice")
         parts[samples] = part
     if len(left_out := np.flatnonzero(parts == "")):
-        warn(f"--split={file} omits {len(left_out)} of {len(names)} images, such as {names[left_out[0]][0]}")
+        warn(f"`split={file}` omits {len(left_out)} of {len(names)} images, such as {names[left_out[0]][0]}")
     return parts
 
 
@@ -90,7 +90,7 @@ def given_splits(
     if lacking := set(labels[parts != ""].tolist()) - set(labels[given.train].tolist()):
         raise InputError(f"{where}: must name an image of the class {names[min(lacking)]} to train on")
     if len(given.valid) and isinstance(n_splits, str):
-        raise InputError(f"--n_splits={n_splits} validates on each group, but {where} names images to validate on")
+        raise InputError(f"`n_splits={n_splits}` validates on each group, but {where} names images to validate on")
     if len(given.valid):
         return [given] * int(n_splits)
     of_train = None if groups is None else groups[given.train]
@@ -138,7 +138,7 @@ def random_splits(
         InputError: too few samples, or too few groups of a class.
     """
     if groups is None and isinstance(n_splits, str):
-        raise InputError(f"--n_splits={n_splits} needs groups of several images, and all images are independent")
+        raise InputError(f"`n_splits={n_splits}` needs groups of several images, and all images are independent")
     groups = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
     counts = np.zeros((groups.max(initial=-1) + 1, labels.max(initial=-1) + 1), np.int64)
     np.add.at(counts, (groups, labels), 1)
@@ -151,15 +151,15 @@ def random_splits(
     if test_size:
         share = test_size if test_size < 1 else test_size / len(labels)
         if share >= 1:
-            raise InputError(f"--test_size={test_size:g} must be less than the {len(labels)} images")
-        ((rest, test),) = draw(counts, 1, seed, names, f"--test_size={test_size:g}", 1 - max(share, 1 / len(counts)))
+            raise InputError(f"`test_size={test_size:g}` must be less than the {len(labels)} images")
+        ((rest, test),) = draw(counts, 1, seed, names, f"`test_size={test_size:g}`", 1 - max(share, 1 / len(counts)))
         rest, test = np.sort(rest), np.sort(test)
         if len(rest) < 2:
-            raise InputError(f"--test_size={test_size:g} leaves {len(rest)} of {len(counts)} groups; two are needed")
+            raise InputError(f"`test_size={test_size:g}` leaves {len(rest)} of {len(counts)} groups; two are needed")
     if isinstance(n_splits, str):
         drawn = _each_left_out(counts[rest], names)
     else:
-        drawn = draw(counts[rest], n_splits, seed, names, f"--train_size={train_size:g}", train_size)
+        drawn = draw(counts[rest], n_splits, seed, names, f"`train_size={train_size:g}`", train_size)
     order = np.argsort(groups, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(groups))[:-1])
 
@@ -172,10 +172,10 @@ def random_splits(
 def _each_left_out(counts: np.ndarray, names: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns, for each group, all others and the group."""
     if len(counts) < 2:
-        raise InputError(f"--n_splits={LEAVE_ONE_OUT} needs at least two groups, got {len(counts)}")
+        raise InputError(f"`n_splits={LEAVE_ONE_OUT}` needs at least two groups, got {len(counts)}")
     if alone := np.flatnonzero((counts > 0).sum(0) == 1).tolist():
         only = _class(alone[0], names)
-        raise InputError(f"--n_splits={LEAVE_ONE_OUT} leaves out the only group of {only}: it needs two")
+        raise InputError(f"`n_splits={LEAVE_ONE_OUT}` leaves out the only group of {only}: it needs two")
     every = np.arange(len(counts))
     return [(np.delete(every, group), every[group : group + 1]) for group in every]
 

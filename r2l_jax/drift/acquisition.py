@@ -27,7 +27,7 @@ def at_intensity(data: TrainingDataSettings, iso: float, fingerprint: str) -> Ra
     dataset = datasets.pooled(dict.fromkeys(data.iso, datasets.load(data.dataset, **settings)))
     if dataset.fingerprint != fingerprint:
         own = ",".join(map("{:g}".format, data.iso))
-        raise InputError(f"--intensities={iso:g} and --iso={own} have different samples")
+        raise InputError(f"`intensities={iso:g}` and `iso={own}` have different samples")
     return dataset
 
 

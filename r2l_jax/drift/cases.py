@@ -99,10 +99,10 @@ def pipelines(names: Iterable[str], half_size: bool = False) -> list[Case]:
     """
     found = {}
     for name in names:
-        pipeline = find_pipeline(name, "--pipelines")
+        pipeline = find_pipeline(name, "pipelines")
         pipeline = pipeline.half_sized() if half_size else pipeline
         if found.setdefault(pipeline.title, pipeline) != pipeline:
-            raise InputError(f"--pipelines: {found[pipeline.title].name} and {name} are both called {pipeline.title}")
+            raise InputError(f"`pipelines`: {found[pipeline.title].name} and {name} are both called {pipeline.title}")
     return [Case(title, "pipelines", pipeline=pipeline) for title, pipeline in found.items()]
 
 
@@ -115,7 +115,7 @@ def intensities(values: Sequence[float]) -> list[Case]:
     for value in values:
         if value not in INTENSITIES:
             measured = ", ".join(f"{intensity:g}" for intensity in INTENSITIES)
-            raise InputError(f"--intensities must be one of the measured {measured}, got {value:g}")
+            raise InputError(f"`intensities` must be one of the measured {measured}, got {value:g}")
     return [Case(f"iso={value:g}", "intensities", iso=value) for value in values]
 
 
@@ -127,7 +127,7 @@ def exposures(values: Sequence[float]) -> list[Case]:
     """
     for value in values:
         if not (value > 0 and QUANTITIES["exposure"].valid(math.log2(value))):
-            raise InputError(f"--exposures must be positive, and at most 20 stops from 1, got {value:g}")
+            raise InputError(f"`exposures` must be positive, and at most 20 stops from 1, got {value:g}")
     return [Case(f"light={value:g}", "exposures", state=CameraState(exposure=math.log2(value))) for value in values]
 
 
@@ -155,7 +155,7 @@ def sensor(drifts: Sequence[str], severities: Sequence[int]) -> list[Case]:
     found = []
     for each in drifts:
         if each.endswith(".json") or "=" in each:
-            state = states.read(each, "--sensor")
+            state = states.read(each, "sensor")
             name = f"state={pathlib.Path(each).stem}" if each.endswith(".json") else str(state)
             found.append(Case(name, "sensor", state=state))
         else:
@@ -172,9 +172,9 @@ def cameras(names: Sequence[str]) -> list[Case]:
     """
     found = []
     for name in names:
-        camera = find_camera(name, "--cameras")
+        camera = find_camera(name, "cameras")
         if camera is None:
-            raise InputError(f"--cameras must be {', '.join(isp.CAMERAS)} or a JSON file, got {name}")
+            raise InputError(f"`cameras` must be {', '.join(isp.CAMERAS)} or a JSON file, got {name}")
         found.append(Case(f"camera={pathlib.Path(name).stem}", "cameras", camera=camera))
     return _each_once(found)
 
@@ -183,7 +183,7 @@ def _each_once(cases: Sequence[Case]) -> list[Case]:
     found: dict[str, Case] = {}
     for case in cases:
         if found.setdefault(case.name, case) != case:
-            raise InputError(f"--{case.group}: two different cases are called {case.name}")
+            raise InputError(f"`{case.group}`: two different cases are called {case.name}")
     return [*found.values()]
 
 
@@ -193,10 +193,10 @@ def _at_severities(
     """Returns each kind at each severity by the name of its case."""
     for name in names:
         if name not in known:
-            raise InputError(f"--{flag} must be one of {', '.join(known)}, got {name!r}")
+            raise InputError(f"`{flag}` must be one of {', '.join(known)}, got {name!r}")
     for severity in severities:
         if severity not in SEVERITIES:
-            raise InputError(f"--severities must be one of {', '.join(map(str, SEVERITIES))}, got {severity}")
+            raise InputError(f"`severities` must be one of {', '.join(map(str, SEVERITIES))}, got {severity}")
     return {f"{name}.{severity}": (name, severity) for name in names for severity in severities}
 
 
@@ -205,7 +205,7 @@ def check_camera(cases: Sequence[Case], dataset: RawDataset) -> None:
     for case in cases:
         if case.camera is None and not case.state.given:
             continue
-        camera, flag = camera_of(dataset), f"--{case.group}={case.kind or case.name.removeprefix('camera=')}"
+        camera, flag = camera_of(dataset), f"`{case.group}={case.kind or case.name.removeprefix('camera=')}`"
         if case.camera is not None:
             if case.camera.pattern != camera.pattern:
                 raise InputError(f"{flag} must have the pattern {camera.pattern}, got {case.camera.pattern}")
@@ -219,7 +219,7 @@ def check_camera(cases: Sequence[Case], dataset: RawDataset) -> None:
         needing = [name for name in state.given if QUANTITIES[name].needs_colors]
         if needing and camera.pattern == isp.cfa.MONO:
             possible = ",".join(name for name in SENSOR if not any(each.needs_colors for each in _CHANGED[name]))
-            raise InputError(f"{flag}: {dataset.name} is from a sensor without color filters; give --sensor={possible}")
+            raise InputError(f"{flag}: {dataset.name} is from a sensor without color filters; give `sensor={possible}`")
         try:
             state.check(camera)
             if state.lamp_color is not None:
@@ -273,11 +273,11 @@ def check(cases: Sequence[Case], config: TrainConfig, dataset: RawDataset, run: 
         elif group == "pipelines" and config.processing.processing_mode in HALF_SIZE_MODES:
             reason = f"was trained with {config.processing.flag}, whose images have half the size of other pipelines'"
         elif group == "intensities" and config.data.dataset == "Folder":
-            reason = "was trained on a Folder, which has only one intensity: --against=exposures simulates others"
+            reason = "was trained on a Folder, which has only one intensity: `against=exposures` simulates others"
         elif group == "corruptions" and config.processing.processing_mode == "neural_network":
-            reason = "was trained with --processing_mode=neural_network, whose images are not in [0, 1]"
+            reason = "was trained with `processing_mode=neural_network`, whose images are not in [0, 1]"
         if reason:
-            raise InputError(f"--against={group}: {run} {reason}")
+            raise InputError(f"`against={group}`: {run} {reason}")
     check_camera([for_run(case, config.processing) for case in cases], dataset)
 
 

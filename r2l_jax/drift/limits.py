@@ -116,7 +116,7 @@ def read(name: str, widest: Limits) -> dict[str, Limit]:
     Raises:
         InputError: the file is missing or damaged, or a limit is not valid.
     """
-    where = f"--envelope={name}"
+    where = f"`envelope={name}`"
     if name == "default":
         of_pipeline = {
             key: tuple(widest[key].neutral * share for share in shares)
@@ -128,7 +128,7 @@ def read(name: str, widest: Limits) -> dict[str, Limit]:
             for key, (low, high) in (_DEFAULT | of_pipeline).items()
             if key in widest
         }
-    found = states.read_json(name, "--envelope")
+    found = states.read_json(name, "envelope")
     found = found.get("limits", found) if isinstance(found, dict) else found
     if not isinstance(found, dict) or not found:
         raise InputError(f'{where} has no limits: it must be an object such as {{"exposure": [-1, 0.3]}}')

@@ -26,9 +26,9 @@ def groups(dataset: RawDataset, indices: np.ndarray, fields: Sequence[str]) -> d
 def _groups(dataset: RawDataset, indices: np.ndarray, field: str) -> dict[str, np.ndarray]:
     if dataset.shot is None:
         known = "a run of several intensities" if field == "iso" else "a Folder"
-        raise InputError(f"--by={field}: {dataset.name} has no shot metadata; {known} has")
+        raise InputError(f"`by={field}`: {dataset.name} has no shot metadata; {known} has")
     if field == "camera" and not dataset.cameras:
-        raise InputError(f"--by=camera: all samples of {dataset.name} are from one camera")
+        raise InputError(f"`by=camera`: all samples of {dataset.name} are from one camera")
     found: dict[str, list[int]] = {}
     values: dict[str, str | float] = {}
     for index in indices.tolist():
@@ -39,8 +39,8 @@ def _groups(dataset: RawDataset, indices: np.ndarray, field: str) -> dict[str, n
         values.setdefault(name, value)
         found.setdefault(name, []).append(index)
     if set(found) == {UNKNOWN}:
-        raise InputError(f"--by={field}: none of the {len(indices)} files states its {field}")
+        raise InputError(f"`by={field}`: none of the {len(indices)} files states its {field}")
     if len(found) > _MOST_GROUPS:
-        raise InputError(f"--by={field}: a table takes at most {_MOST_GROUPS} groups, got {len(found)} values")
+        raise InputError(f"`by={field}`: a table takes at most {_MOST_GROUPS} groups, got {len(found)} values")
     ordered = sorted(found, key=lambda name: (name == UNKNOWN, values[name]))
     return {name: np.array(found[name], indices.dtype) for name in ordered}

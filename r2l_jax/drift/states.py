@@ -12,19 +12,19 @@ from r2l_jax.data.files.decoding import read_text, reading
 from r2l_jax.errors import InputError
 
 
-def read(given: str | Mapping[str, Any], flag: str) -> CameraState:
+def read(given: str | Mapping[str, Any], argument: str) -> CameraState:
     """Reads a state from text, from the path of a JSON file, or from the content of one.
 
     Names are those of the functions of `isp.sensor_drift` and of `QUANTITIES` there. Whether values are valid depends
     on the camera, see `CameraState.check`.
 
     Raises:
-        InputError: no state. The message begins with the flag.
+        InputError: no state. The message begins with the argument.
     """
-    amounts, where = given, flag
+    amounts, where = given, f"`{argument}`"
     if isinstance(given, str):
-        where = f"{flag}={given}"
-        amounts = read_json(given, flag) if given.endswith(".json") else _amounts(given, where)
+        where = f"`{argument}={given}`"
+        amounts = read_json(given, argument) if given.endswith(".json") else _amounts(given, where)
     if not isinstance(amounts, Mapping) or not amounts:
         raise InputError(f'{where} must be an object such as {{"exposure": -1}}, got {json.dumps(amounts)}')
     try:
@@ -33,13 +33,13 @@ def read(given: str | Mapping[str, Any], flag: str) -> CameraState:
         raise InputError(f"{where}: {error}") from None
 
 
-def read_json(path: str, flag: str) -> Any:
-    """Reads a JSON file, whose errors begin with the flag."""
+def read_json(path: str, argument: str) -> Any:
+    """Reads a JSON file, whose errors begin with the argument."""
     try:
         with reading(path):
             return json.loads(read_text(path))
     except InputError as error:
-        raise InputError(f"{flag}={error}") from None
+        raise InputError(f"`{argument}`: {error}") from None
 
 
 def _amounts(text: str, where: str) -> dict[str, str]:

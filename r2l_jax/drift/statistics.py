@@ -164,7 +164,7 @@ def check_about(about: About, *members: int) -> None:
     """Raises an InputError if groups of these sizes say nothing about their training recipes."""
     if about == "recipe" and min(members) < 2:
         raise InputError(
-            "one seed says nothing about the training recipe: train more with --seeds, or give --about=model"
+            "one seed says nothing about the training recipe: train more with `seeds`, or give `about=model`"
         )
 
 

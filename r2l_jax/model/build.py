@@ -100,7 +100,7 @@ class Architecture:
         """The numbers that must divide the height and width of raw images, for each part of the model."""
         multiples, camera = {}, self.camera
         if self.processing.processing_mode == "neural_network" and camera is not None:
-            multiples["--processing_mode=neural_network"] = NeuralProcessor.multiple(camera.pattern)
+            multiples["`processing_mode=neural_network`"] = NeuralProcessor.multiple(camera.pattern)
         if self.task.multiple > 1:
             side, processing = 1, self.processing
             if camera is not None and (processing.half_size or processing.processing_mode in HALF_SIZE_MODES):

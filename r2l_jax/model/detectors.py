@@ -93,7 +93,7 @@ class Detector(nnx.Module):
             if wrong := sorted(set(labels.tolist()) - set(range(1, self.classes + 1))):
                 raise InputError(
                     f"the head must label its boxes from 1 to {self.classes}, in the order of the categories' ids, got "
-                    f"{wrong[0]:g}: name the labels of the data's classes with --class_outputs"
+                    f"{wrong[0]:g}: name the labels of the data's classes with `class_outputs`"
                 )
             return labels - 1
         found = np.full(len(labels), -1)

@@ -28,8 +28,6 @@ from r2l_jax.model.normalized_heads import FittedHead, NormalizedHead, from_onnx
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.named_code import Source
 
-_FLAG = "--classifier_network"
-
 # A class and its outputs in --class_outputs; names may contain commas.
 _PAIR = re.compile(r"([^:]+):(\d+(?:\+\d+)*)(?:,|$)")
 
@@ -72,19 +70,20 @@ class NamedHead:
             given = jax.ShapeDtypeStruct(images, jnp.float32)
             found = nnx.eval_shape(lambda head, images: head(images), head, given)
         except InputError as error:
-            raise InputError(f"{_FLAG}={self.name}: {error}") from None
+            raise InputError(f"`classifier_network={self.name}`: {error}") from None
         except Exception as error:  # The user's module may raise anything.
             reason = named_code.in_one_line(error, self.source.file if self.source else "")
-            raise InputError(f"{_FLAG}={self.name} rejects images of shape {images}: {reason}") from error
+            raise InputError(f"`classifier_network={self.name}` rejects images of shape {images}: {reason}") from error
         if (shapes := jax.tree.map(lambda each: getattr(each, "shape", None), found)) != logits:
             got = shapes if isinstance(shapes, tuple) else type(found).__name__
             raise InputError(
-                f"{_FLAG}={self.name} must return logits of shape {logits} for images of shape {images}, got {got}"
+                f"`classifier_network={self.name}` must return logits of shape {logits} for images of shape {images}, "
+                f"got {got}"
             )
 
     def _made(self, classes: int, rngs: nnx.Rngs) -> nnx.Module:
         """Calls the function, and makes a head of what it returns."""
-        known, named = inspect.signature(self.make).parameters, f"{_FLAG}={self.name}"
+        known, named = inspect.signature(self.make).parameters, f"`classifier_network={self.name}`"
         offered = {"rngs": rngs} if self.groups else {"classes": classes, "rngs": rngs}
         arguments = {name: value for name, value in offered.items() if name in known}
         try:
@@ -131,10 +130,10 @@ def find_head(network: NetworkSettings, classes: tuple[str, ...]) -> NamedHead |
         try:
             content = pathlib.Path(name).read_bytes()
         except OSError as error:
-            raise InputError(f"{_FLAG}={name}: {error.strerror}") from None
+            raise InputError(f"`classifier_network={name}`: {error.strerror}") from None
         head = NamedHead(name, functools.partial(from_onnx, name), ("onnx", hashlib.sha256(content).hexdigest()))
     else:
-        source, make = named_code.load(name, _FLAG, "head")
+        source, make = named_code.load(name, "classifier_network", "head")
         head = NamedHead(name, make, source.identity, source)
     if not network.class_outputs:
         return head
@@ -145,13 +144,13 @@ def find_head(network: NetworkSettings, classes: tuple[str, ...]) -> NamedHead |
 def outputs_of(given: str, classes: Sequence[str]) -> tuple[tuple[int, ...], ...]:
     """Returns the numbers of the outputs of each class, which --class_outputs gives as in `cat:281+282,dog:207`."""
     if not re.fullmatch(f"({_PAIR.pattern})+", given):
-        raise InputError(f"--class_outputs must be pairs such as cat:281,dog:207+208, got {given!r:.80}")
+        raise InputError(f"`class_outputs` must be pairs such as cat:281,dog:207+208, got {given!r:.80}")
     found = [(name, tuple(map(int, places.split("+")))) for name, places in _PAIR.findall(given)]
     if sorted(name for name, _ in found) != sorted(classes):
-        raise InputError(f"--class_outputs must name each class of the data once ({', '.join(classes)}), got {given}")
+        raise InputError(f"`class_outputs` must name each class of the data once ({', '.join(classes)}), got {given}")
     every = [output for _, places in found for output in places]
     if len(set(every)) < len(every):
-        raise InputError(f"--class_outputs must name each output once, got {given}")
+        raise InputError(f"`class_outputs` must name each output once, got {given}")
     return tuple(dict(found)[name] for name in classes)
 
 

@@ -50,7 +50,7 @@ class FittedHead(nnx.Module):
 def _joined(logits: Array | np.ndarray, groups: tuple[tuple[int, ...], ...]) -> Array:
     every = {output for group in groups for output in group}
     if max(every) >= logits.shape[-1]:
-        raise InputError(f"--class_outputs must name outputs from 0 to {logits.shape[-1] - 1}, got {max(every)}")
+        raise InputError(f"`class_outputs` must name outputs from 0 to {logits.shape[-1] - 1}, got {max(every)}")
     is_object = len(groups) == 1
     if is_object:
         groups = (*groups, tuple(sorted({*range(logits.shape[-1])} - every)))

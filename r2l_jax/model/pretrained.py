@@ -22,13 +22,13 @@ def load_weights(head: nnx.Module, network: str, file: str | None = None) -> Non
     together.
     """
     if file:
-        path, source = pathlib.Path(file), f"--pretrained_weights={file}"
+        path, source = pathlib.Path(file), f"`pretrained_weights={file}`"
     else:
         # Imported here, because the download libraries would make every training start later.
         from r2l_jax.data.fetch import hub
 
         path = hub.weights_file(network)
-        source = f"--classifier_pretrained: {path}"
+        source = f"`classifier_pretrained`: {path}"
     try:
         state = safetensors.numpy.load_file(path)
     except OSError as error:

@@ -171,16 +171,16 @@ class OwnScore(Score):
     def __call__(self, outcome: Outcome, weights: Shaped[np.ndarray, "*lead S"]) -> Scored:
         """Computes the score `(...)`; raises an InputError unless it is finite, at most 1, and of this shape."""
         if self.function is None:
-            raise InputError(f"--score={self.name}: the file of the score is not known here")
+            raise InputError(f"`score={self.name}`: the file of the score is not known here")
         try:
             found = np.asarray(self.function(outcome, weights), np.float64)
         except Exception as error:  # The user's function may raise anything.
             file = self.source.file if self.source else ""
-            raise InputError(f"--score={self.name} raised {named_code.in_one_line(error, file)}") from error
+            raise InputError(f"`score={self.name}` raised {named_code.in_one_line(error, file)}") from error
         if found.shape != weights.shape[:-1] or not np.isfinite(found).all() or (found > 1 + 1e-6).any():
             said = f"shape {found.shape}" if found.shape != weights.shape[:-1] else f"{found.max():g}"
             raise InputError(
-                f"--score={self.name} must return finite numbers of at most 1, of shape {weights.shape[:-1]} for "
+                f"`score={self.name}` must return finite numbers of at most 1, of shape {weights.shape[:-1]} for "
                 f"weights {weights.shape}, got {said}"
             )
         return found
@@ -193,23 +193,23 @@ def find_score(name: str, classes: Sequence[str], known: Sequence[str]) -> Score
     """
     kind, _, of = name.partition(":")
     if named_code.is_file(name):
-        source, make = named_code.load(name, "--score", "score")
+        source, make = named_code.load(name, "score", "score")
         try:
             made = _made_once(make, tuple(classes))
         except Exception as error:  # The user's function may raise anything.
-            raise InputError(f"--score={name} raised {named_code.in_one_line(error, source.file)}") from error
+            raise InputError(f"`score={name}` raised {named_code.in_one_line(error, source.file)}") from error
         if not callable(made):
             got = type(made).__name__
-            raise InputError(f"--score={name} must return a function of outcomes and weights, got {got}")
+            raise InputError(f"`score={name}` must return a function of outcomes and weights, got {got}")
         return OwnScore(named_code.title(name), tuple(classes), -np.inf, source, made)
     if kind not in known or (of and kind not in _OF_CLASS) or (of and of not in classes):
         of_class = f" with a class of {', '.join(classes)}" if of else ""
         raise InputError(
-            f"--score must be one of {', '.join(known)}{of_class}, or a function in a file such as my_score.py:make, "
+            f"`score` must be one of {', '.join(known)}{of_class}, or a function in a file such as my_score.py:make, "
             f"got {name}"
         )
     if kind in ("iou", "auroc") and not of and len(classes) != 2:
-        raise InputError(f"--score={name} is for two classes: name one of {', '.join(classes)}, as {name}:{classes[0]}")
+        raise InputError(f"`score={name}` is for two classes: name one of {', '.join(classes)}, as {name}:{classes[0]}")
     return recorded_score(name, classes)
 
 

@@ -59,13 +59,13 @@ class ProcessingChoice(Settings):
     def __post_init__(self):
         super().__post_init__()
         if self.pipeline is not None and self.processing_mode != "parametrized":
-            raise InputError(f"{self.flag} replaces --processing_mode={self.processing_mode}: omit one of them")
+            raise InputError(f"{self.flag} replaces `processing_mode={self.processing_mode}`: omit one of them")
 
     @property
     def flag(self) -> str:
         """The flag that chose the processing, with its value."""
         name = "processing_mode" if self.pipeline is None else "pipeline"
-        return f"--{name}={getattr(self, name)}"
+        return f"`{name}={getattr(self, name)}`"
 
     @functools.cached_property
     def named_pipeline(self) -> NamedPipeline | None:
@@ -98,7 +98,7 @@ class ProcessingSettings(ProcessingChoice):
     def __post_init__(self):
         super().__post_init__()
         if not self.learns and self.processor_uri:
-            raise InputError(f"{self.flag} has no learned parameters to initialize from --processor_uri")
+            raise InputError(f"{self.flag} has no learned parameters to initialize from `processor_uri`")
 
     @property
     def learns_pipeline(self) -> bool:
@@ -184,11 +184,11 @@ class NetworkSettings(Settings):
         if self.has_custom_head:
             if not (named_code.is_file(name) or name.endswith(".onnx")):
                 raise InputError(
-                    f"--classifier_network must be one of {', '.join(CLASSIFIERS)}, a function in a file such as "
+                    f"`classifier_network` must be one of {', '.join(CLASSIFIERS)}, a function in a file such as "
                     f"my_head.py:make, or an ONNX file such as model.onnx, got {name!r}"
                 )
             if self.classifier_pretrained:
-                raise InputError(f"--classifier_pretrained needs one of {', '.join(CLASSIFIERS)}, got the head {name}")
+                raise InputError(f"`classifier_pretrained` needs one of {', '.join(CLASSIFIERS)}, got the head {name}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -203,4 +203,4 @@ class ModelSettings(NetworkSettings):
     def __post_init__(self):
         super().__post_init__()
         if self.classifier_pretrained and self.classifier_uri:
-            raise InputError("--classifier_pretrained and --classifier_uri both initialize the head: omit one")
+            raise InputError("`classifier_pretrained` and `classifier_uri` both initialize the head: omit one")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from r2l_jax.errors import InputError
+from r2l_jax.errors import InputError, spelled
 from r2l_jax.results import store, tables
 from r2l_jax.results.environment import environment
 from r2l_jax.results.files import (
@@ -169,7 +169,7 @@ class Result:
     def text(self) -> str:
         """Formats the tables and the notes for a terminal."""
         notes = "\n".join(self.metadata.get("notes", ()))
-        return "\n\n".join([*(table.text() for table in self.tables.values()), *([notes] if notes else [])])
+        return spelled("\n\n".join([*(table.text() for table in self.tables.values()), *([notes] if notes else [])]))
 
 
 def points(value: float | np.floating) -> str:

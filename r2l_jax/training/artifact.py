@@ -158,7 +158,7 @@ class Artifact:
             few = f"at least {LEAST} training samples, got {len(self.train_indices)}"
             reason = "a training by this version" if len(self.train_indices) >= LEAST else few
             raise InputError(
-                f"{self.folder}: after training with --camera_augmentation, adapting starts from stored statistics of "
+                f"{self.folder}: after training with `camera_augmentation`, adapting starts from stored statistics of "
                 f"clean images, which need {reason}"
             )
         return known
@@ -329,7 +329,7 @@ class Opening:
             name, source = flags.get(flag), about.code.get(flag)
             if isinstance(name, str) and named_code.is_file(name):
                 if source is None:
-                    raise InputError(f"{where} is damaged: it does not record the file of --{flag}={name}")
+                    raise InputError(f"{where} is damaged: it does not record the file of `{flag}={name}`")
                 flags[flag] = self._present(Source(**msgspec.structs.asdict(source)), where)
         if self.data_dir is not None:
             flags["data_dir"] = self.data_dir
@@ -348,10 +348,10 @@ class Opening:
         for name, given in self.codes.items():
             if given.identity == recorded.identity:
                 return name
-        changed = [f"; --code={name} has different content" for name in self.codes]
+        changed = [f"; `code={name}` has different content" for name in self.codes]
         raise InputError(
             f"{where} was trained with Python code of SHA-256 {recorded.sha256[:12]}, which runs only if you name it: "
-            f"if you trust it, pass --code={recorded.file}:{recorded.function}{''.join(changed)}"
+            f"if you trust it, pass `code={recorded.file}`:{recorded.function}{''.join(changed)}"
         )
 
 
@@ -445,7 +445,7 @@ def _made(about: About, config: TrainConfig, stored: PyTree, where: str) -> RawT
     custom = architecture.task.custom
     if custom is not None and custom.weights(architecture.task.outputs) != about.weights:
         raise InputError(
-            f"{where}: the weights or code of --classifier_network={custom.name} have changed since training"
+            f"{where}: the weights or code of `classifier_network={custom.name}` have changed since training"
         )
     graph, state = nnx.split(architecture.abstract())
     replace_parts(state, stored, ("processor", "normalizer", "head"), where)

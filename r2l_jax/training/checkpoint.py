@@ -41,7 +41,7 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path, enabled: bool = True):
         self._folder = folder
-        with _one_line(f"{folder} cannot be resumed; start over with --overwrite"):
+        with _one_line(f"{folder} cannot be resumed; start over with `overwrite`"):
             self._manager = _manager(folder) if enabled else None
         self._clear()
 
@@ -103,7 +103,7 @@ class Checkpoints:
             items[_PROGRESS] = ocp.args.StandardRestore(_progress(state))
         if (self._folder / str(step) / _OUTCOMES).is_dir():
             items[_OUTCOMES] = ocp.args.StandardRestore()
-        with _one_line(f"{self._folder} cannot be resumed; start over with --overwrite"):
+        with _one_line(f"{self._folder} cannot be resumed; start over with `overwrite`"):
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         nnx.replace_by_pure_dict(state.model, restored["model"])
         if not whole:

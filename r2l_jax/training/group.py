@@ -28,7 +28,7 @@ def run(config: TrainConfig, settings: GroupSettings, rule: type[GradientDescent
     folder, started = config.run_dir, time.monotonic()
     members = settings.members(config)
     if fold_folders(folder):
-        raise InputError(f"{folder} is a single run: choose another --run_name for the group")
+        raise InputError(f"{folder} is a single run: choose another `run_name` for the group")
     with writing_to(folder):
         # Readers of the group can see how many runs it will have.
         on_first_process(lambda: [member.run_dir.mkdir(exist_ok=True) for member in members.values()])
@@ -62,7 +62,7 @@ def _table(members: Mapping[str, TrainConfig]) -> str:
     scores, first, names = {}, {}, ()
     for name, member in members.items():
         files = [folder / "metrics.json" for folder in fold_folders(member.run_dir)]
-        first, *others = [read_metrics(file, "start over with --overwrite") for file in files]
+        first, *others = [read_metrics(file, "start over with `overwrite`") for file in files]
         names = (f"val_{first['scored_by']}", f"best_val_{first['scored_by']}")
         scores[name] = [100 * np.mean([fold[each] for fold in (first, *others)]) for each in names]
     columns = list(zip(*scores.values(), strict=True))

@@ -74,7 +74,7 @@ class Plan:
         _check_pipeline(self.steps, self.dataset, rule)
         _check_head(config, self.steps)
         if batch_size % jax.device_count():
-            raise InputError(f"--batch_size must be a multiple of {jax.device_count()} devices, got {batch_size}")
+            raise InputError(f"`batch_size` must be a multiple of {jax.device_count()} devices, got {batch_size}")
         # Last, because this hashes the data.
         self.described = describe(config, self.dataset)
 
@@ -83,14 +83,14 @@ class Plan:
         begun = [fold for fold in self.folds if fold.metrics_file.exists() and not self.config.tracking.overwrite]
         for fold in begun:
             where = str(fold.metrics_file)
-            earlier = read_metrics(fold.metrics_file, "start over with --overwrite")
+            earlier = read_metrics(fold.metrics_file, "start over with `overwrite`")
             found = differences(earlier, self.described)
             if not found and not all(map(np.array_equal, about_of(earlier, where).split, fold.split)):
                 found = ["another split"]
             if found:
                 raise InputError(
                     f"{fold.folder.parent} is a different run ({'; '.join(found)}): "
-                    "choose another --run_name, or start over with --overwrite"
+                    "choose another `run_name`, or start over with `overwrite`"
                 )
         others = [fold for fold in self.folds if fold not in begun]
         for fold in others:
@@ -107,12 +107,12 @@ def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains
     """
     if data.state_dict_uri is not None:
         return [_earlier_split(data.state_dict_uri, fold, dataset, trains) for fold in range(int(data.n_splits))]
-    sizes, labels, where = (data.n_splits, data.train_size, seed), dataset.labels, f"--split={data.split}"
+    sizes, labels, where = (data.n_splits, data.train_size, seed), dataset.labels, f"`split={data.split}`"
     parts = None if data.split is None else named_parts(pathlib.Path(data.split), _names(dataset))
     if parts is not None and dataset.groups is not None:
         check_groups(parts, dataset.groups, dataset.names, where)
     if not trains and isinstance(data.n_splits, str):
-        raise InputError(f"--n_splits={data.n_splits} needs training, got --epochs=0")
+        raise InputError(f"`n_splits={data.n_splits}` needs training, got `epochs=0`")
     if trains and parts is not None:
         splits = given_splits(parts, labels, dataset.groups, *sizes, dataset.classes, where)
     elif trains or data.test_size:
@@ -139,19 +139,19 @@ def _names(dataset: RawDataset) -> list[list[str]]:
 
 
 def _earlier_split(uri: str, fold: int, dataset: RawDataset, trains: bool) -> Split:
-    file = fold_folder(uri, fold, f"--state_dict_uri={uri}") / "metrics.json"
-    earlier = read_metrics(file, f"--state_dict_uri={uri}")
+    file = fold_folder(uri, fold, f"`state_dict_uri={uri}`") / "metrics.json"
+    earlier = read_metrics(file, f"`state_dict_uri={uri}`")
     if earlier["fingerprint"] != dataset.fingerprint:
-        raise InputError(f"--state_dict_uri={uri} must have the samples and classes of {dataset.name}, got other data")
+        raise InputError(f"`state_dict_uri={uri}` must have the samples and classes of {dataset.name}, got other data")
     about = about_of(earlier, str(file))
     check_split(about, dataset, str(file))
     if trains and np.intersect1d(about.split.train, about.split.valid).size:
-        raise InputError(f"--state_dict_uri={uri} has no separate training samples, because it was run with --epochs=0")
+        raise InputError(f"`state_dict_uri={uri}` has no separate training samples, because it was run with `epochs=0`")
     if dataset.groups is not None:
         parts = np.full(len(dataset), "", "<U5")
         for part, indices in about.split._asdict().items():
             parts[indices] = part
-        check_groups(parts, dataset.groups, dataset.names, f"--state_dict_uri={uri}")
+        check_groups(parts, dataset.groups, dataset.names, f"`state_dict_uri={uri}`")
     return about.split
 
 
@@ -162,10 +162,10 @@ def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]
         return ()
     is_frozen = config.model.freeze_classifier or config.attack.adv_training or not config.optimization.epochs
     if uri := processing.processor_uri:
-        known = _metering_of_run(config, f"--processor_uri={uri}", uri)
+        known = _metering_of_run(config, f"`processor_uri={uri}`", uri)
         if processing.auto not in (None, known):
             raise InputError(
-                f"--auto must be {','.join(known) or 'none'}, as in --processor_uri={uri}, got "
+                f"`auto` must be {','.join(known) or 'none'}, as in `processor_uri={uri}`, got "
                 f"{','.join(processing.auto or ()) or 'none'}"
             )
         return known
@@ -174,7 +174,7 @@ def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]
     if metering_of(named(camera)):
         return ()
     if is_frozen and (uri := config.model.classifier_uri):
-        return _metering_of_run(config, f"--classifier_uri={uri}", uri)
+        return _metering_of_run(config, f"`classifier_uri={uri}`", uri)
     return () if is_frozen else AUTO
 
 
@@ -190,13 +190,13 @@ def _check_networks(steps: StepSettings, dataset: RawDataset) -> None:
     processing = steps.architecture.processing
     if dataset.camera is None and processing.processing_mode != "none":
         raise InputError(
-            f"--dataset={dataset.name} has processed images and needs --processing_mode=none, got {processing.flag}"
+            f"`dataset={dataset.name}` has processed images and needs `processing_mode=none`, got {processing.flag}"
         )
     height, width = dataset.shape[:2]
     for part, multiple in steps.architecture.multiples.items():
         if height % multiple or width % multiple:
             raise InputError(
-                f"--dataset={dataset.name}: height and width must be multiples of {multiple} for {part}, got "
+                f"`dataset={dataset.name}`: height and width must be multiples of {multiple} for {part}, got "
                 f"{height}x{width}"
             )
 
@@ -220,15 +220,15 @@ def _check_head(config: TrainConfig, steps: StepSettings) -> None:
     architecture, network = steps.architecture, config.model
     if config.optimization.epochs and not steps.task.trains:
         raise InputError(
-            f"--epochs must be 0 for {steps.task.title}, which trains nothing, got {config.optimization.epochs}"
+            f"`epochs` must be 0 for {steps.task.title}, which trains nothing, got {config.optimization.epochs}"
         )
     unused = steps.task.unused + (() if network.has_custom_head else steps.task.unused_with_own_head)
     for flag in unused:
         if (value := flat(config)[flag]) and value != flat(TrainConfig())[flag]:
-            raise InputError(f"--{flag}={value} has no effect on {steps.task.title}: omit it")
+            raise InputError(f"`{flag}={value}` has no effect on {steps.task.title}: omit it")
     architecture.check_head()
     if architecture.frozen_head is not None and not network.freeze_classifier and config.optimization.epochs:
         raise InputError(
-            f"--classifier_network={network.classifier_network} is a frozen network: add --freeze_classifier to train "
-            "the processing for it, or --epochs=0 to evaluate it"
+            f"`classifier_network={network.classifier_network}` is a frozen network: add `freeze_classifier` to train "
+            "the processing for it, or `epochs=0` to evaluate it"
         )

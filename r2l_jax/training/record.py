@@ -300,6 +300,6 @@ def run_names(uris: Sequence[str]) -> list[str]:
     paths = [pathlib.Path(uri).resolve() for uri in uris]
     for number, path in enumerate(paths):
         if path in paths[:number]:
-            raise InputError(f"--run={uris[number]} is given twice")
+            raise InputError(f"`run={uris[number]}` is given twice")
     names = ["/".join(path.parts[-2:]) if fold_number(path) is not None else path.name for path in paths]
     return names if len(set(names)) == len(names) else list(uris)

@@ -179,7 +179,7 @@ class Run:
             processor = fold.model.processor
             if not isinstance(processor, isp.Pipeline) or not processor.parameters():
                 raise InputError(
-                    f"--run={fold.folder} must have processing parameters, got {fold.config.processing.flag}, which "
+                    f"`run={fold.folder}` must have processing parameters, got {fold.config.processing.flag}, which "
                     "has none"
                 )
 
@@ -307,7 +307,7 @@ def load(
         raise InputError(f"checkpoint must be one of {', '.join(CHECKPOINTS)}, got {checkpoint!r}")
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     codes = [code] if isinstance(code, str) else code
-    given = {each: named_code.load(each, "--code", "pipeline or head")[0] for each in codes}
+    given = {each: named_code.load(each, "code", "pipeline or head")[0] for each in codes}
     opening = Opening(checkpoint, shardings().everywhere if with_data else device, given, data_dir)
     if pathlib.Path(path).is_file():
         folds = [opening.file(pathlib.Path(path))]

@@ -121,10 +121,10 @@ class OptimizationSettings(Settings):
     def __post_init__(self):
         super().__post_init__()
         if 1 <= self.warmup_epochs > self.epochs:
-            raise InputError(f"--warmup_epochs must be at most --epochs={self.epochs}, got {self.warmup_epochs:g}")
+            raise InputError(f"`warmup_epochs` must be at most `epochs={self.epochs}`, got {self.warmup_epochs:g}")
         for name in ("label_smoothing", "ema"):
             if (value := getattr(self, name)) >= 1:
-                raise InputError(f"--{name} must be below 1, got {value:g}")
+                raise InputError(f"`{name}` must be below 1, got {value:g}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,4 +220,4 @@ class TrackingSettings(Settings):
         for name in ("experiment_name", "run_name"):
             path = pathlib.PurePath(getattr(self, name))
             if not path.parts or path.is_absolute() or ".." in path.parts:
-                raise InputError(f"--{name} must be a relative folder name, got {getattr(self, name)!r}")
+                raise InputError(f"`{name}` must be a relative folder name, got {getattr(self, name)!r}")

@@ -62,10 +62,10 @@ class Sources:
         Warns about scored samples that these runs were trained on, if their data has this fingerprint.
         """
         for flag, uri, _ in self._runs:
-            where = f"--{flag}={uri}"
+            where = f"`{flag}={uri}`"
             folder = fold_folder(uri, fold.number, where).resolve()
             if removed is not None and removed.resolve() in folder.parents:
-                raise InputError(f"{where} is inside the run that --overwrite would remove")
+                raise InputError(f"{where} is inside the run that `overwrite` would remove")
             earlier = read_metrics(folder / "metrics.json", where)
             stored_arrays(folder, shardings().everywhere, "best", where)
             parts = {"validation": fold.split.valid, "test": fold.split.test}
@@ -77,7 +77,7 @@ class Sources:
             if seen and earlier["flags"].get("epochs") and earlier["fingerprint"] == fingerprint and is_first():
                 warn(
                     f"{where} was trained on {' and '.join(seen)} of this run, which inflates their scores: "
-                    f"--state_dict_uri={uri} reuses its splits"
+                    f"`state_dict_uri={uri}` reuses its splits"
                 )
 
     def check_weights(self, task: Task) -> None:
@@ -88,7 +88,7 @@ class Sources:
     def provide(self, model: nnx.State, fold: int, task: Task) -> None:
         """Replaces the parts of a fresh model, in place."""
         for flag, uri, parts in self._runs:
-            where = f"--{flag}={uri}"
+            where = f"`{flag}={uri}`"
             stored = stored_arrays(fold_folder(uri, fold, where), shardings().everywhere, "best", where)
             fresh = replace_parts(model, stored, parts, where, (ADDITIVE_LAYER,), task.class_layers)
             if fresh and is_first():

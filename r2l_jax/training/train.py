@@ -55,7 +55,7 @@ def run(config: TrainConfig, rule: type[GradientDescent] = GradientDescent, show
     on_first_process(lambda: check_output_folder(run_dir))
     plan = Plan(config, rule)
     if seed_folders(run_dir):
-        raise InputError(f"{run_dir} is a group of seeds: choose another --run_name")
+        raise InputError(f"{run_dir} is a group of seeds: choose another `run_name`")
     with writing_to(run_dir):
         plan.check_folders()
         if is_first() and config.tracking.overwrite:
@@ -132,7 +132,7 @@ class FoldTraining:
         self._optimization, self._wanted = plan.config.optimization, plan.config.tracking
         self._finished, self._adds = None, False
         if fold.metrics_file.exists():
-            earlier = read_metrics(fold.metrics_file, "start over with --overwrite")
+            earlier = read_metrics(fold.metrics_file, "start over with `overwrite`")
             if earlier["complete"] and earlier["flags"] == plan.described["flags"]:
                 self._finished = earlier
             self._adds = earlier["complete"]  # pictures that this call requests and the earlier one did not
@@ -246,7 +246,7 @@ class FoldTraining:
         batches, epochs = self._plan.batches, self._optimization.epochs
         sums, processor = jax.device_get((state.sums, state.processor))
         if not all(np.isfinite(array).all() for array in jax.tree.leaves((sums["loss"], processor))):
-            raise InputError(f"training diverged in epoch {epoch + 1}: loss or parameters are not finite; lower --lr")
+            raise InputError(f"training diverged in epoch {epoch + 1}: loss or parameters are not finite; lower `lr`")
         state = state.replace(sums=self._steps.zero_sums())
         weights, score = outcome["weight"], self._steps.task.score
         row: Numbers = {"epoch": epoch}

@@ -45,7 +45,7 @@ class StepSettings:
         """Collects the settings of a run with this many updates in an epoch."""
         if dataset.camera is None and (purposes := config.optimization.camera_augmentation):
             raise InputError(
-                f"--camera_augmentation={','.join(purposes)}: {dataset.name} is processed already: there is no raw data"
+                f"`camera_augmentation={','.join(purposes)}`: {dataset.name} is processed already: there is no raw data"
             )
         task, optimization = task_of(dataset, config.model), config.optimization
         return cls(

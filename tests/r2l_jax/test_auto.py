@@ -84,7 +84,7 @@ def test_the_processor_of_another_run_keeps_its_metering(base, one_epoch, fold):
     metered, plain = str(fold.folder.parent), str(one_epoch.run_dir)
     for uri, auto, has in ((metered, (), "exposure,white_balance"), (plain, BOTH, "none")):
         config = replace(base, run_name="taken", processor_uri=uri, auto=auto)
-        with pytest.raises(InputError, match=f"^--auto must be {has}, as in --processor_uri={uri}, got"):
+        with pytest.raises(InputError, match=f"^`auto` must be {has}, as in `processor_uri={uri}`, got"):
             Plan(config)
     # A run that has begun knows it, also when the other run is gone.
     config = replace(base, run_name="begun", processor_uri="gone", auto=None)
@@ -130,5 +130,5 @@ def test_a_rendering_exposes_gray_cards_to_18_percent():
     # Pictures of other settings are not mixed in one folder.
     assert find_pipeline("parametrized").metered(("exposure",)) != find_pipeline("parametrized")
     assert find_pipeline("parametrized").metered(())(camera).stage_names[0] == "demosaic"
-    with pytest.raises(InputError, match="--run=runs/a sets the processing: leave --auto out"):
+    with pytest.raises(InputError, match="`run=runs/a` sets the processing: leave `auto` out"):
         RenderConfig(input=("a",), output="b", run="runs/a", auto=BOTH)

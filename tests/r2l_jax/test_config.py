@@ -15,28 +15,28 @@ from r2l_jax.training.settings import PARAMETERS, PUBLISHED_OPTIMIZATION
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 0}, "--epochs=0 needs a trained head: name one with --classifier_network=<file>.py:<function> or"),
-        ({"n_splits": "frames"}, "--n_splits must be a positive number or groups, got frames"),
-        ({"n_splits": 0}, "--n_splits must be a positive number or groups, got 0"),
+        ({"epochs": 0}, "`epochs=0` needs a trained head: name one with `classifier_network=<file>.py:<function>` or"),
+        ({"n_splits": "frames"}, "`n_splits` must be a positive number or groups, got frames"),
+        ({"n_splits": 0}, "`n_splits` must be a positive number or groups, got 0"),
         (
             {"n_splits": "groups", "state_dict_uri": "x"},
-            "--n_splits must be a number with --state_dict_uri",
+            "`n_splits` must be a number with `state_dict_uri`",
         ),
-        ({"iso": (0.1, 1.0, 0.1)}, "--iso must be one or more distinct intensities, got 0.1,0.1,1"),
-        ({"freeze_processor": True, "freeze_classifier": True}, "--freeze_processor and --freeze_classifier together"),
-        ({"processing_mode": "none", "freeze_classifier": True}, "--processing_mode=none has no learned parameters"),
-        ({"processing_mode": "static", "processor_uri": "x"}, "--processing_mode=static has no learned parameters"),
-        ({"classifier_pretrained": True, "freeze_classifier": True}, "--freeze_classifier needs a trained head"),
-        ({"adv_training": True, "processing_mode": "static"}, "--adv_training needs --processing_mode=parametrized"),
-        ({"adv_training": True, "freeze_processor": True}, "--adv_training trains the processor's parameters"),
-        ({"pipeline": "full", "processing_mode": "static"}, "--pipeline=full replaces --processing_mode=static"),
-        ({"warmup_epochs": 9.0, "epochs": 2}, "--warmup_epochs must be at most --epochs=2, got 9"),
-        ({"run_name": "/tmp/run"}, "--run_name must be a relative folder name, got '/tmp/run'"),
-        ({"ema": 1.0}, "--ema must be below 1, got 1"),
-        ({"label_smoothing": 1.0}, "--label_smoothing must be below 1, got 1"),
-        ({"classifier_pretrained": True, "classifier_uri": "x"}, "--classifier_pretrained and --classifier_uri both"),
-        ({"epochs": 0, "classifier_uri": "x", "adv_training": True}, "--adv_training needs --epochs of at least 1, "),
-        ({"test_size": 2.5}, "--test_size must be a fraction below 1 or a whole number, got 2.5"),
+        ({"iso": (0.1, 1.0, 0.1)}, "`iso` must be one or more distinct intensities, got 0.1,0.1,1"),
+        ({"freeze_processor": True, "freeze_classifier": True}, "`freeze_processor` and `freeze_classifier` together"),
+        ({"processing_mode": "none", "freeze_classifier": True}, "`processing_mode=none` has no learned parameters"),
+        ({"processing_mode": "static", "processor_uri": "x"}, "`processing_mode=static` has no learned parameters"),
+        ({"classifier_pretrained": True, "freeze_classifier": True}, "`freeze_classifier` needs a trained head"),
+        ({"adv_training": True, "processing_mode": "static"}, "`adv_training` needs `processing_mode=parametrized`"),
+        ({"adv_training": True, "freeze_processor": True}, "`adv_training` trains the processor's parameters"),
+        ({"pipeline": "full", "processing_mode": "static"}, "`pipeline=full` replaces `processing_mode=static`"),
+        ({"warmup_epochs": 9.0, "epochs": 2}, "`warmup_epochs` must be at most `epochs=2`, got 9"),
+        ({"run_name": "/tmp/run"}, "`run_name` must be a relative folder name, got '/tmp/run'"),
+        ({"ema": 1.0}, "`ema` must be below 1, got 1"),
+        ({"label_smoothing": 1.0}, "`label_smoothing` must be below 1, got 1"),
+        ({"classifier_pretrained": True, "classifier_uri": "x"}, "`classifier_pretrained` and `classifier_uri` both"),
+        ({"epochs": 0, "classifier_uri": "x", "adv_training": True}, "`adv_training` needs `epochs` of at least 1, "),
+        ({"test_size": 2.5}, "`test_size` must be a fraction below 1 or a whole number, got 2.5"),
     ],
 )
 def test_refuses_contradictions(change, message):
@@ -57,7 +57,7 @@ def given(settings, *arguments):
 
 
 def test_a_flagfile_has_the_optimization_of_the_published_program():
-    config = given(TrainConfig, f"--flagfile={pathlib.Path(__file__).parents[2] / 'configs/published.flags'}")
+    config = given(TrainConfig, f"`flagfile={pathlib.Path(__file__).parents[2] / 'configs/published.flags'}`")
     assert flat(config).items() >= PUBLISHED_OPTIMIZATION.items()
     assert config.processing.auto == ()
 

@@ -45,7 +45,7 @@ def test_jobs_run_in_their_order_and_one_that_fails_stops_only_those_that_need_i
 
 
 def test_other_schedulers_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"^--scheduler must be serial, .* or a JSON file, got 'local:0'$"):
+    with pytest.raises(InputError, match=r"^`scheduler` must be serial, .* or a JSON file, got 'local:0'$"):
         jobs.prepare("local:0")
     (tmp_path / "slurm.json").write_text('{"cores": 8}')
     with pytest.raises(InputError, match=r"slurm.json must be a file with .*: 'jobs'$"):
@@ -141,7 +141,7 @@ class TestWorkers:
             job("lost once", cluster_jobs.die_once),
             # After the loss, with which Dask runs jobs again whose results were on that worker.
             job("wrong", cluster_jobs.fail, ValueError("no number"), after=("lost once",)),
-            job("mistake", cluster_jobs.fail, InputError("--lr must be positive"), after=("lost once",)),
+            job("mistake", cluster_jobs.fail, InputError("`lr` must be positive"), after=("lost once",)),
             job("needs wrong", cluster_jobs.note, after=("wrong",)),
             job("needs mistake", cluster_jobs.note, after=("mistake",)),
         ]
@@ -149,7 +149,7 @@ class TestWorkers:
         assert done == {
             "lost once": None,
             "wrong": "no number",
-            "mistake": "--lr must be positive",
+            "mistake": "`lr` must be positive",
             "needs wrong": "no number",
             "needs mistake": "not started because mistake failed",
         }
@@ -161,7 +161,7 @@ class TestWorkers:
         distributed = pytest.importorskip("distributed")
         client = functools.partial(distributed.Client, timeout=1)
         monkeypatch.setattr(distributed, "Client", lambda place, timeout: client(place))
-        with pytest.raises(InputError, match=r"^--scheduler=tcp://127.0.0.1:9 cannot be reached: ") as refused:
+        with pytest.raises(InputError, match=r"^`scheduler=tcp://127.0.0.1:9` cannot be reached: ") as refused:
             list(jobs.run([], "tcp://127.0.0.1:9"))
         assert "\n" not in str(refused.value)
 
@@ -177,7 +177,7 @@ class TestWorkers:
         with socket.create_server(("127.0.0.1", 0)) as server:
             threading.Thread(target=answer, daemon=True).start()
             address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
-            with pytest.raises(InputError, match=f"^--scheduler={address}: another server answers there"):
+            with pytest.raises(InputError, match=f"^`scheduler={address}`: another server answers there"):
                 list(jobs.run([], address))
 
     def test_a_signal_stops_work_elsewhere(self):

@@ -94,7 +94,7 @@ def test_a_task_of_ones_own_has_every_control(fields):
 
 def test_a_run_with_a_task_of_ones_own_needs_its_file(fields):
     call("train.py", *TRAIN)
-    with pytest.raises(InputError, match=r"runs only if you name it: .* pass --code=.*counting.py:make"):
+    with pytest.raises(InputError, match=r"runs only if you name it: .* pass `code=.*counting.py:make`"):
         r2l_jax.load("runs/cells/counting")
     pathlib.Path("counting.py").write_text(COUNTING.replace("softplus", "relu"))
     with pytest.raises(InputError, match="has different content"):

@@ -123,9 +123,9 @@ def test_the_pipeline_of_a_file_is_made_once_per_camera_and_holds_no_tracers(wri
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("bilinear.none", "--pipeline: no pipeline is called 'bilinear.none'; the pipelines are par.*:<function>"),
-        ("my_isp.py", "--pipeline must be <file>.py:<function>, a function that makes the pipeline, got my_isp.py"),
-        ("nowhere.py:make", "--pipeline=nowhere.py:make: nowhere.py: No such file or directory"),
+        ("bilinear.none", "`pipeline`: no pipeline is called 'bilinear.none'; the pipelines are par.*:<function>"),
+        ("my_isp.py", "`pipeline` must be <file>.py:<function>, a function that makes the pipeline, got my_isp.py"),
+        ("nowhere.py:make", "`pipeline=nowhere.py:make`: nowhere.py: No such file or directory"),
     ],
 )
 def test_unknown_names_are_refused(name, message):
@@ -136,9 +136,9 @@ def test_unknown_names_are_refused(name, message):
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("make = 1", "--pipeline={name}: {file} has no function 'make' that makes a pipeline"),
-        ("\n1 / 0", "--pipeline={name} cannot be run: ZeroDivisionError: division by zero (line 2)"),
-        ("def make(camera) return", "--pipeline={name} cannot be run: SyntaxError: expected ':' (line 1)"),
+        ("make = 1", "`pipeline={name}`: {file} has no function 'make' that makes a pipeline"),
+        ("\n1 / 0", "`pipeline={name}` cannot be run: ZeroDivisionError: division by zero (line 2)"),
+        ("def make(camera) return", "`pipeline={name}` cannot be run: SyntaxError: expected ':' (line 1)"),
         ("def make(camera):\n    raise KeyError('gain')", "{name} raised KeyError: 'gain' (line 2)"),
         ("def make(camera):\n    exit('no')", "{name} raised SystemExit: no (line 2)"),
         ("def make(camera):\n    return 1", "{name} must return an isp.Pipeline, got int"),

@@ -82,7 +82,7 @@ def test_processed_images_are_trained_on_as_they_are(base, monkeypatch):
 
     processed = dataclasses.replace(scenes, name="MicroscopyRGB", camera=None, read=read)
     monkeypatch.setattr(datasets, "load", lambda *arguments, **options: processed)
-    with pytest.raises(InputError, match=r"has processed images and needs --processing_mode=none"):
+    with pytest.raises(InputError, match=r"has processed images and needs `processing_mode=none`"):
         train.run(replace(base, run_name="refused"))
     config = replace(base, run_name="images", processing_mode="none", **SHORT, track=("processing", "arrays"))
     train.run(config)

@@ -94,7 +94,7 @@ def test_a_second_call_changes_nothing_and_it_is_never_trained_on(taken):
 
 def test_export_leaves_the_network_to_its_own_program(taken, file, tmp_path, capsys):
     run = {"run": str(taken.run_dir), "code": (f"{file}:make",), "output": str(tmp_path)}
-    with pytest.raises(InputError, match="--parts=whole: this model can be exported only as isp"):
+    with pytest.raises(InputError, match="`parts=whole`: this model can be exported only as isp"):
         export.main(build(export.ExportConfig, **run, parts=("whole",), formats=["stablehlo"]))
     assert export.main(build(export.ExportConfig, **run, formats=["safetensors"])) == 0
     assert "export the network with its own framework; its input is (image - mean) / " in capsys.readouterr().out
@@ -120,7 +120,7 @@ def test_the_processing_is_learned_for_it(base, file):
 
 def test_a_frozen_network_is_not_trained(base, file):
     config = replace(base, run_name="wrong", classifier_network=f"{file}:make")
-    with pytest.raises(InputError, match=r"is a frozen network: add --freeze_classifier to"):
+    with pytest.raises(InputError, match=r"is a frozen network: add `freeze_classifier` to"):
         train.run(config)
 
 
@@ -135,7 +135,7 @@ def test_other_weights_are_another_network(base, file, tmp_path):
     train.run(config)
     (tmp_path / "number").write_text("1")
     heads._made_once.cache_clear()  # as in a new process
-    with pytest.raises(InputError, match=r"the weights or code of --classifier_network=.*:weighted have changed since"):
+    with pytest.raises(InputError, match=r"the weights or code of `classifier_network=.*:weighted` have changed since"):
         r2l_jax.load(config.run_dir, code=other)
 
 

@@ -17,7 +17,7 @@ from r2l_jax.training.run import Run
 # How an export sets its exposure and white balance, by whether the model was trained on parts of frames.
 _METERING = {
     False: "by each raw image",
-    True: "by each raw image, which must be a whole frame (export with --size): training metered tiles by their frames",
+    True: "by each raw image, which must be a whole frame (export with `size`): training metered tiles by their frames",
 }
 
 
@@ -29,7 +29,7 @@ def described(model: Run, parts: Mapping[str, Part]) -> dict[str, Any]:
         "checkpoint": model.about.checkpoint,
         "task": model.task.title,
         "classes": list(model.classes),
-        "processing": model.config.processing.flag.removeprefix("--"),
+        "processing": model.config.processing.flag.strip("`"),
         "raw": None if camera is None else _mosaics(model, camera),
         "parts": {name: _interface(part, model) for name, part in parts.items()},
         **({} if envelope is None else {"envelope": envelope}),

@@ -91,7 +91,7 @@ def export_model(
         onnx_files.check_installed()
     with writing_to(output):
         if (output / NAME).exists():
-            raise InputError(f"--output={output} already holds an export: choose another folder")
+            raise InputError(f"`output={output}` already holds an export: choose another folder")
         clear_parts(output, 0.0)
         about, outcomes = described(model, chosen), []
         for part in chosen.values():
@@ -133,7 +133,7 @@ def _chosen(flag: str, names: Sequence[str] | None, known: Collection[str]) -> C
     """Returns the chosen parts or formats; raises an InputError for one that the model does not have."""
     for name in names or ():
         if name not in known:
-            raise InputError(f"--{flag}={name}: this model can be exported only as {', '.join(known)}")
+            raise InputError(f"`{flag}={name}`: this model can be exported only as {', '.join(known)}")
     return known if names is None else names
 
 

@@ -19,7 +19,7 @@ def check_installed() -> None:
     for name in ("jax2onnx", "onnx", "onnxruntime"):
         if importlib.util.find_spec(name) is None:
             raise InputError(
-                f"--formats=onnx needs the package {name}: pip install 'r2l_jax[onnx]', or choose other formats"
+                f"`formats=onnx` needs the package {name}: pip install 'r2l_jax[onnx]', or choose other formats"
             )
 
 

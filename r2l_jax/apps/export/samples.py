@@ -31,7 +31,7 @@ def samples_of(
             cannot be read, is smaller, or has another pattern.
     """
     if files and model.camera is None:
-        raise InputError("the model was trained on processed images: leave --input out")
+        raise InputError("the model was trained on processed images: leave `input` out")
     if files:
         with collected_warnings() as warnings:
             found = np.stack([read_file(file, model, camera, size or model.shape) for file in files[:COUNT]])
@@ -40,7 +40,7 @@ def samples_of(
     try:
         dataset = model.dataset
     except InputError as error:
-        raise InputError(f"exports are checked on the run's data: {error}; or name raw files with --input") from None
+        raise InputError(f"exports are checked on the run's data: {error}; or name raw files with `input`") from None
     chosen = np.linspace(0, len(dataset) - 1, min(COUNT, len(dataset))).astype(int).tolist()
     found = np.stack([np.asarray(dataset[index][0], np.float32) for index in chosen])
     height, width = size or found.shape[1:3]

@@ -72,9 +72,9 @@ def make_lab(
     run = str(members(run)[0])
     model = load(run, 0, checkpoint, code, data_dir)
     if not (model.task.has_labels or model.task.has_masks):
-        raise InputError(f"--run={run}: the page shows classes and masks, and {model.task.title} predicts neither")
+        raise InputError(f"`run={run}`: the page shows classes and masks, and {model.task.title} predicts neither")
     if model.pipeline is None:
-        raise InputError(f"--run={run} was trained with {model.config.processing.flag}, which has no sliders")
+        raise InputError(f"`run={run}` was trained with {model.config.processing.flag}, which has no sliders")
     print(f"{run}: the {checkpoint} checkpoint")
     offered = [sources.file_source(file, model) for file in find_paths(files)] if files else []
     offered += sources.samples(model)

@@ -57,7 +57,7 @@ def serve(lab: Lab, port: int) -> None:
     try:
         listening = socket.create_server(("127.0.0.1", port))
     except OSError as error:
-        raise InputError(f"cannot listen on --port={port}: {error.strerror}") from None
+        raise InputError(f"cannot listen on `port={port}`: {error.strerror}") from None
     print(f"http://127.0.0.1:{listening.getsockname()[1]}/  (Ctrl-C to stop)", flush=True)
     # uvicorn re-raises the signal that ended it, which must not end the program before the folder is removed.
     with stop.after_step(), tempfile.TemporaryDirectory(prefix="r2l_lab_") as folder:

@@ -16,7 +16,7 @@ from r2l_jax.errors import InputError, collected_warnings, warn
 from r2l_jax.training.run import Run
 
 # The names of two choices of a camera: each file's own, and the one that the flag --camera names.
-OWN_CAMERA, GIVEN_CAMERA = "each file's own", "from --camera"
+OWN_CAMERA, GIVEN_CAMERA = "each file's own", "from `camera`"
 
 # The height and width of an example, in sites.
 _EXAMPLE = 256

@@ -25,7 +25,7 @@ def comparison_table(runs: Sequence[RunRecord]) -> str:
 
     Each run is a column; those that do not fit beside the others are in further tables below.
     """
-    settings = {f"--{name}": [_text(value) for value in each] for name, each in differing_flags(runs).items()}
+    settings = {name: [_text(value) for value in each] for name, each in differing_flags(runs).items()}
     names = [run.name for run in runs]
     rows = [[name, *map(_cut, values)] for name, values in {"": names, **_scores(runs), **settings}.items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -194,7 +194,7 @@ def _models(runs: Sequence[RunRecord]) -> Table:
 
 def _differences(runs: Sequence[RunRecord]) -> list[Block]:
     """Lists the settings in which the runs differ."""
-    rows = [[f"--{name}", *map(_value, values)] for name, values in differing_flags(runs).items()]
+    rows = [[name, *map(_value, values)] for name, values in differing_flags(runs).items()]
     columns = [Column("setting"), *(Column(run.name) for run in runs)]
     return [Table("Settings in which the runs differ", columns, rows)] if rows else []
 
@@ -214,7 +214,7 @@ def _reproduction(run: RunRecord) -> list[Block]:
         "folder": str(run.folder),
     }
     known = [[name, value] for name, value in metadata.items() if value not in (None, "")]
-    settings = [[f"--{name}", _value(value)] for name, value in run.flags.items()]
+    settings = [[name, _value(value)] for name, value in run.flags.items()]
     return [
         Code(run.command),
         Table("Training environment", [Column("setting"), Column("value")], known),

@@ -191,10 +191,10 @@ def _read_run(uri: str, name: str) -> RunRecord:
     folder = pathlib.Path(uri)
     is_fold, of_group = fold_number(folder.resolve()) is not None, members(uri)
     folders = [folder] if is_fold else [fold for member in of_group for fold in fold_folders(member)]
-    folds = [_read_fold(each, f"--run={uri}") for each in folders if (each / "metrics.json").exists()]
+    folds = [_read_fold(each, f"`run={uri}`") for each in folders if (each / "metrics.json").exists()]
     if not folds:
         reason = "it has no fold_* folder with a metrics.json" if folder.is_dir() else "not found"
-        raise InputError(f"--run={uri} is not a run's folder: {reason}")
+        raise InputError(f"`run={uri}` is not a run's folder: {reason}")
     return RunRecord(name, folder, of_group, folds, *_read_results(folder, folder, folds))
 
 

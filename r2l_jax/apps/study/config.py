@@ -101,7 +101,7 @@ class StudyChoice(Settings):
         super().__post_init__()
         for name in ("controls", "corruptions", "severities", "adv_aux_weight", "adv_parameters"):
             if not getattr(self, name):
-                raise InputError(f"--{name} is empty")
+                raise InputError(f"`{name}` is empty")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,8 +121,8 @@ class StudyConfig(Settings):
         super().__post_init__()
         if "adjustment" in self.choice.controls and self.data.dataset == "Folder":
             raise InputError(
-                "--controls=adjustment needs a low intensity, and --dataset=Folder has only one intensity: give "
-                "--controls=synthesis,forensics"
+                "`controls=adjustment` needs a low intensity, and `dataset=Folder` has only one intensity: give "
+                "`controls=synthesis,forensics`"
             )
         # Settings that are not valid for a run end the study before its first job.
         self.training_of("check", "check")

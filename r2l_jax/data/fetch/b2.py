@@ -50,8 +50,8 @@ def find_account(bucket: str, key_id: str | None = None, key: str | None = None)
     key = key or os.environ.get("B2_APPLICATION_KEY")
     if not key_id or not key:
         raise InputError(
-            "--source=b2 needs an application key: "
-            "set B2_APPLICATION_KEY_ID and B2_APPLICATION_KEY, or pass --b2_key_id and --b2_key"
+            "`source=b2` needs an application key: "
+            "set B2_APPLICATION_KEY_ID and B2_APPLICATION_KEY, or pass `b2_key_id` and `b2_key`"
         )
     return Account(bucket, key_id, key)
 

@@ -77,7 +77,7 @@ def _from_zenodo(layout: Layout, root: pathlib.Path, url: str) -> None:
     unpacked = {file.key: file.checksum for file in files.values()}
     if root.exists():
         if layout.missing(root) or _read_unpacked(root) != unpacked:
-            raise InputError(f"{root} exists but differs from {record}: move it, or choose another --data_dir")
+            raise InputError(f"{root} exists but differs from {record}: move it, or choose another `data_dir`")
     else:
         for target, file in files.items():
             algorithm, _, expected = file.checksum.partition(":")

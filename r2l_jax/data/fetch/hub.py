@@ -45,7 +45,7 @@ def weights_file(network: str) -> pathlib.Path:
             return path
         except Exception as error:  # The library and its dependencies raise many kinds.
             raise InputError(
-                f"--classifier_pretrained: {one_line(error)}; without network access, use --pretrained_weights=<file>"
+                f"`classifier_pretrained`: {one_line(error)}; without network access, use `pretrained_weights=<file>`"
             ) from None
 
     on_first_process(find)

@@ -31,7 +31,7 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(isp.Camera))
 # Advice at the end of an error message: unknown calibration values may start from values that change nothing.
 NEUTRAL_MATRIX = '"color_matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]'
 NEUTRAL_START = (
-    "if its calibration is unknown, start with a JSON file (--camera) that states the sensor's pattern, such as "
+    "if its calibration is unknown, start with a JSON file (`camera`) that states the sensor's pattern, such as "
     f'{{"pattern": "RGGB", "black_level": [0, 0, 0, 0], "white_balance": [1, 1, 1], {NEUTRAL_MATRIX}}}'
 )
 
@@ -126,28 +126,28 @@ def read_known_camera(path: pathlib.Path) -> KnownCamera:
         return KnownCamera(figures, layout, corrected, "pattern" in figures, guesses)
 
 
-def find_known_camera(name: str, flag: str = "--camera") -> KnownCamera:
-    """Returns the camera values that a flag states for raw files.
+def find_known_camera(name: str, argument: str = "camera") -> KnownCamera:
+    """Returns the camera values that an argument states for raw files.
 
     The name is one of `isp.CAMERAS`, the path of a JSON file, or "auto", which leaves the camera to each raw file.
-    Errors name the flag.
+    Errors name the argument.
     """
     if name in isp.CAMERAS:
         return KnownCamera.of(isp.CAMERAS[name])
     if name == "auto":
         return KnownCamera()
     if not pathlib.Path(name).exists():
-        raise InputError(f"{flag} must be {', '.join(isp.CAMERAS)}, auto or a JSON file, got {name!r}: not found")
+        raise InputError(f"`{argument}` must be {', '.join(isp.CAMERAS)}, auto or a JSON file, got {name!r}: not found")
     try:
         return read_known_camera(pathlib.Path(name))
     except InputError as error:
-        raise InputError(f"{flag}={error}") from None
+        raise InputError(f"`{argument}`: {error}") from None
 
 
-def find_camera(name: str, flag: str = "--camera") -> isp.Camera | None:
+def find_camera(name: str, argument: str = "camera") -> isp.Camera | None:
     """Returns a known camera, a whole camera from a JSON file, or None for "auto"; see `find_known_camera`."""
-    stated = find_known_camera(name, flag)
-    return None if name == "auto" else stated.whole(f"{flag}={name}")
+    stated = find_known_camera(name, argument)
+    return None if name == "auto" else stated.whole(f"`{argument}={name}`")
 
 
 def read_camera_file(path: pathlib.Path) -> isp.Camera:

@@ -223,7 +223,7 @@ def _color_matrix(raw: rawpy.RawPy) -> Shaped[np.ndarray, "3 3"]:
     table = raw.rgb_xyz_matrix[:3]
     if not table.any():
         raise InputError(
-            "neither the file nor LibRaw has a color matrix for this camera: give one in a JSON file (--camera); if it "
+            "neither the file nor LibRaw has a color matrix for this camera: give one in a JSON file (`camera`); if it "
             f"is unknown, start with {{{NEUTRAL_MATRIX}}}"
         )
     return camera_to_srgb(table)

@@ -28,7 +28,7 @@ CLASSES_FILE = "classes.json"
 IGNORED = 255
 
 _NAMING = (
-    f'{CLASSES_FILE} beside masks/, such as ["background", "car", "road"], or train.py --classes=background,car,road'
+    f'{CLASSES_FILE} beside masks/, such as ["background", "car", "road"], or train.py `classes=background,car,road`'
 )
 
 # A frame and its mask.
@@ -136,7 +136,7 @@ def refuse_boxes(folder: Path) -> None:
                 raise InputError(
                     f"{path} holds boxes or polygons (COCO, LabelMe, YOLO or Pascal VOC): segmentation needs a mask "
                     "of each frame, a PNG or TIFF in masks/ beside images/; for boxes and a trained detector, give a "
-                    "COCO file as --annotations"
+                    "COCO file as `annotations`"
                 )
 
 

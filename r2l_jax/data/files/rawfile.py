@@ -133,7 +133,7 @@ def _whole(stated: KnownCamera, who: str) -> isp.Camera:
     """Returns the stated camera, for files without calibration values."""
     if stated.camera is None:
         lacks = f" that also has {', '.join(stated.missing)}" if stated.figures else ""
-        raise InputError(f"{who} no calibration values: give a camera (--camera){lacks}; {NEUTRAL_START}")
+        raise InputError(f"{who} no calibration values: give a camera (`camera`){lacks}; {NEUTRAL_START}")
     return stated.camera
 
 
@@ -169,7 +169,7 @@ def _fractions(path: Path, samples: np.ndarray, maximum: int | None, stated: Kno
         if stated.reference and samples.dtype.kind == "u" and np.median(samples) < _BELOW_BLACK * black:
             raise InputError(
                 f"the white level is unknown: the highest value is {highest:g} of {full:g}, and most are below the "
-                f'black level, {black:.4g}: give it as "white_level" in the camera\'s JSON file (--camera)'
+                f'black level, {black:.4g}: give it as "white_level" in the camera\'s JSON file (`camera`)'
             )
         warn(
             f"{path}: the highest value is {highest:g} of {full:g}: if the sensor saturates below {full:g}, give that "

@@ -32,7 +32,7 @@ def on_disk(flag: str, text: str) -> pathlib.Path:
     """Returns the path that a flag names; rejects URLs, which cannot be written to."""
     found = place(text)
     if not isinstance(found, pathlib.Path):
-        raise InputError(f"--{flag} must be a local path, got {text}")
+        raise InputError(f"`{flag}` must be a local path, got {text}")
     return found
 
 

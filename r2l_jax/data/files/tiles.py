@@ -115,7 +115,7 @@ def _cut_frame(
         for col in range(0, raw.shape[1] - side + 1, col_step)
     ]
     if not corners:
-        raise InputError(f"{frame} is {raw.shape[0]}x{raw.shape[1]}, smaller than --tile_size={side}")
+        raise InputError(f"{frame} is {raw.shape[0]}x{raw.shape[1]}, smaller than `tile_size={side}`")
     settings = {"black_level": tuple(map(float, np.ravel(file_camera.black_level))), "pattern": file_camera.pattern}
     summary = np.asarray(isp.metering.summary(raw, **settings)).clip(0, 1)
     _write(unfinished / "frames" / f"{frame.stem}.tiff", summary)

@@ -36,13 +36,13 @@ def load(
     or several, whose data sets are pooled (see `pooled`).
     """
     if name not in DATASETS:
-        raise InputError(f"--dataset must be one of {', '.join(DATASETS)}, got {name!r}")
+        raise InputError(f"`dataset` must be one of {', '.join(DATASETS)}, got {name!r}")
     if name == "Folder":
         return folder.load(data_dir, camera, tile_size, group=group, annotations=annotations, classes=classes)
     isos = iso if isinstance(iso, tuple) else (iso,)
     if unknown := [each for each in isos if each not in INTENSITIES]:
         measured = ", ".join(f"{intensity:g}" for intensity in INTENSITIES)
-        raise InputError(f"--iso must be one of the published intensities {measured}, got {unknown[0]:g}")
+        raise InputError(f"`iso` must be one of the published intensities {measured}, got {unknown[0]:g}")
     root = data_dir or cache_dir()
 
     def at(intensity: float) -> RawDataset:
@@ -67,7 +67,7 @@ def pooled(found: Mapping[float, RawDataset]) -> RawDataset:
         return dataset
     for iso, other in others:
         if other.fingerprint != dataset.fingerprint:
-            raise InputError(f"--iso={iso:g} and --iso={first:g} must have the same samples")
+            raise InputError(f"`iso={iso:g}` and `iso={first:g}` must have the same samples")
     isos, each = list(found), list(found.values())
 
     def read(index: int) -> Sample:

@@ -79,29 +79,29 @@ def load(
     """
     if data_dir is None or not pathlib.Path(data_dir).is_dir():
         raise InputError(
-            "--dataset=Folder needs --data_dir, a folder with one sub-folder per class, with images/ and masks/, or "
-            f"with the frames of --annotations, got {data_dir}"
+            "`dataset=Folder` needs `data_dir`, a folder with one sub-folder per class, with images/ and masks/, or "
+            f"with the frames of `annotations`, got {data_dir}"
         )
     if tile_size is not None and (tile_size < 2 or tile_size % 2):
-        raise InputError(f"--tile_size must be positive and even, to keep whole 2x2 tiles of colors, got {tile_size}")
+        raise InputError(f"`tile_size` must be positive and even, to keep whole 2x2 tiles of colors, got {tile_size}")
     root = pathlib.Path(data_dir)
     folders = "*/*/" if group == FOLDER else "*/"
     parts = {"": camera} if isinstance(camera, KnownCamera) else _parts(root, camera, folders)
     grouped = None  # the names that have groups, if not those of the samples
     if annotations is not None:
         if tile_size is not None or "" not in parts:
-            refused = f"--tile_size={tile_size}" if tile_size is not None else "a camera.json in sub-folders"
-            raise InputError(f"--annotations={annotations} is for whole frames of one camera: omit {refused}")
+            refused = f"`tile_size={tile_size}`" if tile_size is not None else "a camera.json in sub-folders"
+            raise InputError(f"`annotations={annotations}` is for whole frames of one camera: omit {refused}")
         dataset = _annotated(root, pathlib.Path(annotations), parts[""])
     elif _has_masks(root, parts):
         if group == FOLDER:
             raise InputError(
-                f"--group={group} is for classification: for frames and masks, give a pattern or a CSV file"
+                f"`group={group}` is for classification: for frames and masks, give a pattern or a CSV file"
             )
         dataset = _segmentation(root, parts, tile_size or TILE_SIZE, tiles_dir or root, _named(root, classes))
         grouped = list(map(tiles.frame_of, dataset.names))
     elif classes is not None:
-        raise InputError(f"--classes is for masks: the classes of {root} are its sub-folders")
+        raise InputError(f"`classes` is for masks: the classes of {root} are its sub-folders")
     else:
         dataset = _classification(root, parts, tile_size, folders)
     if group is not None:
@@ -114,10 +114,10 @@ def _named(root: pathlib.Path, given: tuple[str, ...] | None) -> Classes:
     try:
         names = check_names(given or _OBJECT)
     except InputError as error:
-        raise InputError(f"--classes: {error}") from None
+        raise InputError(f"`classes`: {error}") from None
     known = read_classes(root)
     if known and given and known.names != given:
-        raise InputError(f"--classes={','.join(given)} differs from {root / CLASSES_FILE}: {', '.join(known.names)}")
+        raise InputError(f"`classes={','.join(given)}` differs from {root / CLASSES_FILE}: {', '.join(known.names)}")
     return known or Classes(names)
 
 
@@ -135,7 +135,7 @@ def _parts(root: pathlib.Path, camera: str, levels: str) -> dict[str, KnownCamer
         raise InputError(f"{lacking[0]} must contain a {CAMERA_FILE}, as {with_camera[0]} does")
     if camera != "auto":
         raise InputError(
-            f"--camera must be auto for {root}, whose sub-folders state their cameras, such as "
+            f"`camera` must be auto for {root}, whose sub-folders state their cameras, such as "
             f"{with_camera[0] / CAMERA_FILE}, got {camera}"
         )
     return {folder.name: read_known_camera(folder / CAMERA_FILE) for folder in folders}
@@ -184,7 +184,7 @@ def _classification(
     there = {part: sorted((root / part).glob(f"{folders}[!.]*")) for part in parts}
     raw_files = {part: list(_raw_files(paths)) for part, paths in there.items()}
     if folders != "*/" and (ungrouped := [file for part in parts for file in _raw_files((root / part).glob("*/*"))]):
-        raise InputError(f"--group={FOLDER}: {min(ungrouped)} must be in the folder of a group")
+        raise InputError(f"`group={FOLDER}`: {min(ungrouped)} must be in the folder of a group")
 
     def class_of(path: pathlib.Path) -> str:
         return path.parts[-1 - folders.count("/")]
@@ -204,7 +204,7 @@ def _classification(
     files = _described(raw_files, parts)
     for file in files:
         if tile_size and min(file.shape) < tile_size:
-            raise InputError(f"{file.path} is {file.shape[0]}x{file.shape[1]}, smaller than --tile_size={tile_size}")
+            raise InputError(f"{file.path} is {file.shape[0]}x{file.shape[1]}, smaller than `tile_size={tile_size}`")
     sides = [min(tile_size or TILE_SIZE, *file.shape) for file in files]
     side = min(sides)
     if cropped := sum(each > side for each in sides):

@@ -150,12 +150,12 @@ def _problem(name: str, root: pathlib.Path, *paths: pathlib.Path) -> str | None:
     """Says with advice which path is missing, or is from an interrupted download; None if all are complete."""
     if missing := next((path for path in paths if not path.exists()), None):
         return (
-            f"--dataset={name}: {missing.relative_to(root)} is not in --data_dir={root}; download it with "
+            f"`dataset={name}`: {missing.relative_to(root)} is not in `data_dir={root}`; download it with "
             f"{command('download')} --dataset={download_name(name)} --data_dir={root}"
         )
     if part := next((part for path in paths if path.is_dir() for part in path.glob("*.part")), None):
         return (
-            f"--dataset={name}: {part.relative_to(root)} in --data_dir={root} is from an interrupted download: run the "
+            f"`dataset={name}`: {part.relative_to(root)} in `data_dir={root}` is from an interrupted download: run the "
             "same download again to continue it"
         )
     return None

@@ -70,7 +70,7 @@ def load(
     """
     background, *others = PARTS
     if chosen is not None and (not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(others)):
-        raise InputError(f"--classes must be one or more of {', '.join(others)}, got {', '.join(chosen) or 'none'}")
+        raise InputError(f"`classes` must be one or more of {', '.join(others)}, got {', '.join(chosen) or 'none'}")
     segmentation = name == "SyntheticSegmentation"
     try:
         root = generate(parent, images=images, size=size)
@@ -149,9 +149,9 @@ def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: in
     the same files for the same seed.
     """
     if not len(CLASSES) <= images <= _IMAGES:
-        raise InputError(f"--synthetic_images must be from {len(CLASSES)} (one per class) to {_IMAGES}, got {images}")
+        raise InputError(f"`synthetic_images` must be from {len(CLASSES)} (one per class) to {_IMAGES}, got {images}")
     if not 32 <= size <= _SIZE or size % 2:
-        raise InputError(f"--synthetic_size must be even and from 32 to {_SIZE}, got {size}")
+        raise InputError(f"`synthetic_size` must be even and from 32 to {_SIZE}, got {size}")
     settings = {"version": _VERSION, "images": images, "size": size, "seed": seed}
     root = Path(parent) / f"synthetic_{images}x{size}_seed{seed}_v{_VERSION}"
     if not root.exists():

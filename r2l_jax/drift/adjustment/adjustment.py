@@ -109,8 +109,8 @@ def _check(config: AdjustmentConfig, fold: Artifact) -> None:
     Run([fold]).check_parameters()
     if config.intensities and fold.config.data.dataset == "Folder":
         raise InputError(
-            f"--intensities: --run={config.run} was trained on a Folder, which has only one intensity; "
-            "--exposures simulates others"
+            f"`intensities`: `run={config.run}` was trained on a Folder, which has only one intensity; "
+            "`exposures` simulates others"
         )
     cases.check_camera([cases.for_run(drift, fold.config.processing) for drift in config.drifts], fold.dataset)
     for drift in config.drifts:
@@ -176,7 +176,7 @@ def adapt(settings: MethodSettings, fold: Artifact, under: Drifted, clean: Clean
     figures["pictures"] = _pictures(fold, under, adapted)
     notes = [f"Statistics of {tried.statistics}."] if tried.statistics else []
     if tried.refusal:
-        notes.append(f"The unlabeled images were not used: {tried.refusal}; --force uses them anyway.")
+        notes.append(f"The unlabeled images were not used: {tried.refusal}; `force` uses them anyway.")
     if searched and searched.note:
         notes.append(searched.note)
     notes.append(f"{fold.about.checkpoint} checkpoint")

@@ -68,13 +68,13 @@ class MethodSettings(Settings):
     def __post_init__(self):
         super().__post_init__()
         if self.unlabeled == 1:
-            raise InputError("--unlabeled must be 0 or at least 2, got 1: one image has no statistics")
+            raise InputError("`unlabeled` must be 0 or at least 2, got 1: one image has no statistics")
         if self.method == "labels" and not self.labeled:
-            raise InputError("--method=labels needs labeled images: give --labeled, such as --labeled=32")
+            raise InputError("`method=labels` needs labeled images: give `labeled`, such as `labeled=32`")
         if self.method in ("statistics", "processing") and not self.unlabeled:
-            raise InputError(f"--method={self.method} needs images without labels, got --unlabeled=0")
+            raise InputError(f"`method={self.method}` needs images without labels, got `unlabeled=0`")
         if not self.labeled and not self.unlabeled:
-            raise InputError("nothing to adapt to: give --unlabeled or --labeled")
+            raise InputError("nothing to adapt to: give `unlabeled` or `labeled`")
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -120,11 +120,11 @@ class AdjustmentConfig(FinishedRun):
     def __post_init__(self):
         super().__post_init__()
         if self.drifted_camera and not self.drifted_data_dir:
-            raise InputError("--drifted_camera is the camera of --drifted_data_dir: give --drifted_data_dir as well")
+            raise InputError("`drifted_camera` is the camera of `drifted_data_dir`: give `drifted_data_dir` as well")
         if not self.drifts:
             raise InputError(
-                "no drift to adapt to: give --intensities, --exposures, --pipelines, --sensor, --cameras or "
-                "--drifted_data_dir"
+                "no drift to adapt to: give `intensities`, `exposures`, `pipelines`, `sensor`, `cameras` or "
+                "`drifted_data_dir`"
             )
 
     @functools.cached_property

@@ -81,7 +81,7 @@ def drifted(config: AdjustmentConfig, fold: Artifact, drift: Case) -> Drifted:
     samples = tested[~np.isin(dataset.groups_of(tested), used)]
     if len(labeled) < wanted or len(samples) < 2:
         raise InputError(
-            f"--labeled={wanted} is too many for {drift.name}: it has {len(labeled)} images to adapt to and "
+            f"`labeled={wanted}` is too many for {drift.name}: it has {len(labeled)} images to adapt to and "
             f"{len(samples)} others to measure on"
         )
     if dataset.groups is not None and np.isin(tested, source).any() and not 1 <= most < len(groups) - 1:
@@ -103,7 +103,7 @@ def free_parameters(names: tuple[str, ...], pipeline: isp.Pipeline) -> tuple[str
         return known
     for name in names:
         if name not in known:
-            raise InputError(f"--parameters must be one of all, {', '.join(known)}, got {name!r}")
+            raise InputError(f"`parameters` must be one of all, {', '.join(known)}, got {name!r}")
     return names or tuned(pipeline.declarations)
 
 
@@ -119,10 +119,10 @@ def _other_data(config: AdjustmentConfig, fold: Artifact) -> RawDataset:
     """Loads the data of --drifted_data_dir, which must have the classes and the pattern of the run's data."""
     name, source = config.drifted_data_dir, fold.config.data.source
     if name is None or not pathlib.Path(name).is_dir():
-        raise InputError(f"--drifted_data_dir={name} is not a folder")
+        raise InputError(f"`drifted_data_dir={name}` is not a folder")
     if fold.config.data.dataset in PUBLISHED_SETS:
         if config.drifted_camera:
-            raise InputError(f"--drifted_camera: {fold.config.data.dataset} has its own camera: leave it out")
+            raise InputError(f"`drifted_camera`: {fold.config.data.dataset} has its own camera: leave it out")
         dataset = datasets.load(fold.config.data.dataset, **(source | dict[str, Any](data_dir=name)))
     else:
         if fold.config.data.dataset == "Folder":
@@ -135,10 +135,10 @@ def _other_data(config: AdjustmentConfig, fold: Artifact) -> RawDataset:
             # The folder is the user's: nothing is written to it.
             dataset = folder.load(name, camera, side, cache_dir() / "tiles", source["group"], classes=classes)
         except InputError as error:
-            raise InputError(str(error).replace(f"--tile_size={side}", "the raw images in training")) from None
+            raise InputError(str(error).replace(f"`tile_size={side}`", "the raw images in training")) from None
     if dataset.task != fold.dataset.task:
         raise InputError(
-            f"--drifted_data_dir={name} is for {dataset.task}, and the run for {fold.dataset.task}: it must have "
+            f"`drifted_data_dir={name}` is for {dataset.task}, and the run for {fold.dataset.task}: it must have "
             + ("images/ and masks/" if fold.task.has_masks else "a sub-folder of raw files for each class")
         )
     if fold.task.has_masks:
@@ -146,16 +146,16 @@ def _other_data(config: AdjustmentConfig, fold: Artifact) -> RawDataset:
         dataset = dataclasses.replace(dataset, classes=fold.dataset.classes)
     if dataset.classes != fold.dataset.classes:
         raise InputError(
-            f"--drifted_data_dir={name} must have the classes {', '.join(fold.dataset.classes)}, "
+            f"`drifted_data_dir={name}` must have the classes {', '.join(fold.dataset.classes)}, "
             f"got {', '.join(dataset.classes)}"
         )
     pattern, wanted = cases.camera_of(dataset).pattern, cases.camera_of(fold.dataset).pattern
     if pattern != wanted:
         raise InputError(
-            f"--drifted_data_dir={name} must have the pattern {wanted}, got {pattern}; no processing parameter adjusts "
+            f"`drifted_data_dir={name}` must have the pattern {wanted}, got {pattern}; no processing parameter adjusts "
             "that"
         )
-    stated = find_known_camera(config.drifted_camera or "auto", "--drifted_camera").figures
+    stated = find_known_camera(config.drifted_camera or "auto", "drifted_camera").figures
     return _converted(dataset, Run([fold]), stated)
 
 
@@ -168,7 +168,7 @@ def _converted(dataset: RawDataset, run: Run, stated: Collection[str]) -> RawDat
     assert wanted is not None
     reference = Reference(wanted, run.cameras)
     if ignored := reference.explain_ignored(own, stated):
-        warn(f"--drifted_camera: {ignored}")
+        warn(f"`drifted_camera`: {ignored}")
 
     def read(index: int) -> Sample:
         raw, target = dataset.read(index)

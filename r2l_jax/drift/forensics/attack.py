@@ -80,12 +80,12 @@ class Attack(GradientDescent):
         known = ("all", *pipeline.declarations, *([ADDITIVE_LAYER] if layer else []))
         if layer and ADDITIVE_LAYER in (*pipeline.declarations, *pipeline.stage_names):
             raise InputError(
-                f"--adv_noise_layer: {settings.architecture.processing.flag} already has an {ADDITIVE_LAYER}"
+                f"`adv_noise_layer`: {settings.architecture.processing.flag} already has an {ADDITIVE_LAYER}"
             )
         for name in _parameters(settings.attack):
             if name not in known:
-                hint = "; give --adv_noise_layer as well" if name == ADDITIVE_LAYER else ""
-                raise InputError(f"--adv_parameters must be one of {', '.join(known)}, got {name!r}{hint}")
+                hint = "; give `adv_noise_layer` as well" if name == ADDITIVE_LAYER else ""
+                raise InputError(f"`adv_parameters` must be one of {', '.join(known)}, got {name!r}{hint}")
 
     def begin(self, model: nnx.State) -> AttackState:
         """Returns the initial state of an attack, in which the model's rendering is the default."""

@@ -87,7 +87,7 @@ class WorstCaseSettings(Settings):
     def __post_init__(self):
         super().__post_init__()
         if not self.adv_aux_weight:
-            raise InputError("--adv_aux_weight is empty")
+            raise InputError("`adv_aux_weight` is empty")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,4 +117,4 @@ class ForensicsConfig(FinishedRun):
     def __post_init__(self):
         super().__post_init__()
         if not self.analyses:
-            raise InputError("--analyses is empty")
+            raise InputError("`analyses` is empty")

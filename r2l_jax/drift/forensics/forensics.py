@@ -86,8 +86,8 @@ def _check(config: ForensicsConfig, fold: Artifact) -> None:
     for name in config.analyses:
         if name != "tolerances" and not has_gradient(fold.model.head):
             raise InputError(
-                f"--analyses={name} needs the gradient of the head, which an ONNX head does not have; "
-                "--analyses=tolerances works without it"
+                f"`analyses={name}` needs the gradient of the head, which an ONNX head does not have; "
+                "`analyses=tolerances` works without it"
             )
     if "tolerances" in config.analyses:
         tolerance.check(fold, config.tolerances)

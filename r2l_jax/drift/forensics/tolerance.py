@@ -134,7 +134,7 @@ def check(fold: Artifact, settings: ToleranceSettings) -> None:
     knobs = Frozen(fold.model, fold.task).knobs
     for pair in _pairs(settings):
         if len(set(pair)) != 2 or not set(pair) <= set(knobs):
-            raise InputError(f"--map must be two of {', '.join(knobs)}, got {','.join(pair)!r}")
+            raise InputError(f"`map` must be two of {', '.join(knobs)}, got {','.join(pair)!r}")
 
 
 def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: int) -> Result:

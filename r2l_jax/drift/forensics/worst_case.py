@@ -79,7 +79,7 @@ def searched(fold: Artifact, settings: WorstCaseSettings) -> RawToLogit:
     if not settings.adv_noise_layer or ADDITIVE_LAYER in pipeline.declarations:
         return fold.model
     if ADDITIVE_LAYER in pipeline.stage_names:
-        raise InputError(f"--adv_noise_layer: {fold.config.processing.flag} already has a stage {ADDITIVE_LAYER}")
+        raise InputError(f"`adv_noise_layer`: {fold.config.processing.flag} already has a stage {ADDITIVE_LAYER}")
     layer = additive_layer_stage(image_size(pipeline, fold.dataset.shape))
     return fold.model.processed_by(pipeline.inserted(layer, after=pipeline.stage_names[-1]))
 
@@ -97,8 +97,8 @@ def searches_of(pipeline: isp.Pipeline, settings: WorstCaseSettings, seed: int) 
     known = {"all": parameters, **{name: (name,) for name in parameters}}
     for name in names:
         if name not in known:
-            hint = "; give --adv_noise_layer as well" if name == ADDITIVE_LAYER else ""
-            raise InputError(f"--adv_parameters must be one of {', '.join(known)}, got {name!r}{hint}")
+            hint = "; give `adv_noise_layer` as well" if name == ADDITIVE_LAYER else ""
+            raise InputError(f"`adv_parameters` must be one of {', '.join(known)}, got {name!r}{hint}")
     groups = names or ("all", *tuned(pipeline.declarations))
     return {
         (group, weight, start): Search(known[group], weight, seed=seed + start, spread=_SPREAD if start else 0.0)

@@ -72,4 +72,4 @@ class MonitorConfig(FinishedRun):
     def __post_init__(self):
         super().__post_init__()
         if self.follow and not self.input:
-            raise InputError("--follow monitors folders: give them with --input")
+            raise InputError("`follow` monitors folders: give them with `input`")

@@ -96,7 +96,7 @@ def make(run: Run) -> Reference:
     if len(chosen) < LEAST:
         raise InputError(
             f"a reference needs {LEAST} samples that no model of the run was trained on, got {len(chosen)}: "
-            "train with a larger --test_size"
+            "train with a larger `test_size`"
         )
     raws, targets = dataset.samples(chosen)
     raws = np.asarray(raws)  # Without their frames, as `monitor.py` reads files.

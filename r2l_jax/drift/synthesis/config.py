@@ -88,7 +88,7 @@ class EnvelopeSettings(Settings):
         super().__post_init__()
         if self.cameras < self._least:
             raise InputError(
-                f"--draws={self.draws} cannot show --fraction={self.fraction:g} with --confidence={self.confidence:g}: "
+                f"`draws={self.draws}` cannot show `fraction={self.fraction:g}` with `confidence={self.confidence:g}`: "
                 f"that takes {self._least} even if no camera fails"
             )
 
@@ -190,13 +190,13 @@ class EvaluationConfig(Settings):
     def __post_init__(self):
         super().__post_init__()
         if self.sheet not in (None, *self.against):
-            raise InputError(f"--sheet={self.sheet} needs --against={self.sheet}")
+            raise InputError(f"`sheet={self.sheet}` needs `against={self.sheet}`")
         graded = ["severities"] if {"sensor", "corruptions"}.intersection(self.against) else []
         if self.cameras and "cameras" not in self.against and self.limits.envelope is None:
-            raise InputError("--cameras has no effect without --against=cameras or --envelope")
+            raise InputError("`cameras` has no effect without `against=cameras` or `envelope`")
         for name in ("run", "against", *self.against, *graded):
             if not getattr(self, name):
-                raise InputError(f"--{name} is empty")
+                raise InputError(f"`{name}` is empty")
         _ = self.cases
 
     @functools.cached_property
@@ -272,12 +272,12 @@ class SynthesisConfig(DataSettings):
     def __post_init__(self):
         super().__post_init__()
         if self.dataset == "Folder" and self.intensities is not None:
-            raise InputError("--intensities: a Folder has only one intensity; --exposures simulates others")
+            raise InputError("`intensities`: a Folder has only one intensity; `exposures` simulates others")
         for name in ("pipelines", *(["severities"] if self.corruptions or self.sensor else [])):
             if not getattr(self, name):
-                raise InputError(f"--{name} is empty")
+                raise InputError(f"`{name}` is empty")
         if not self.sets:
-            raise InputError("--intensities, --exposures, --sensor and --cameras are all empty")
+            raise InputError("`intensities`, `exposures`, `sensor` and `cameras` are all empty")
 
     @functools.cached_property
     def sets(self) -> tuple[Case, ...]:

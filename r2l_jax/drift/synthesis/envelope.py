@@ -102,11 +102,11 @@ def run(config: EvaluationConfig) -> Result:
     """
     uri, *further = config.run
     if further:
-        raise InputError(f"--envelope takes one run or group, got --run={','.join(config.run)}")
+        raise InputError(f"`envelope` takes one run or group, got `run={','.join(config.run)}`")
     folds = folds_of(config.of_run(uri))
     fold = folds[0].fold
     if fold.dataset.camera is None:
-        raise InputError(f"--envelope: {uri} was trained on {fold.dataset.name}, which has no raw data")
+        raise InputError(f"`envelope`: {uri} was trained on {fold.dataset.name}, which has no raw data")
     limits = of_limits.read(str(config.limits.envelope), _widest(fold))
     reference, others = camera_of(fold.dataset), cameras(config.cameras)
     check_camera(others, fold.dataset)
@@ -174,7 +174,7 @@ class _Envelope:
         if self._groups < needed:
             unit = "samples" if self._groups == self._samples else "groups"
             raise InputError(
-                f"--tolerance={config.limits.tolerance:g} takes at least {needed} {unit}, even if no camera loses "
+                f"`tolerance={config.limits.tolerance:g}` takes at least {needed} {unit}, even if no camera loses "
                 f"any: {self._groups} {self._fold.measured} {unit} show a loss of at most {_rounded_up(self._least)} "
                 "points at best"
             )

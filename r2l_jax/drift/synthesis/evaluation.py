@@ -89,20 +89,20 @@ def _check(config: EvaluationConfig, folds: Mapping[str, Sequence[TrainedFold]])
         counts = {name: _independent(folds) for name, folds in of_run.items()}
         if len({*counts.values()}) > 1:
             found = ", ".join(f"{count} ({label}/{name})" for name, count in counts.items())
-            raise InputError(f"--run={uri}: all members must be measured on as many samples or groups, got {found}")
+            raise InputError(f"`run={uri}`: all members must be measured on as many samples or groups, got {found}")
         if min(counts.values()) < 2:
             raise InputError(
-                f"--run={uri} is measured on a single group of samples, and an interval needs two: train with "
-                "--n_splits=groups or a larger --test_size"
+                f"`run={uri}` is measured on a single group of samples, and an interval needs two: train with "
+                "`n_splits=groups` or a larger `test_size`"
             )
         fold = folds[label][0].fold
         if (fold.dataset.name, fold.dataset.fingerprint) != (first.name, first.fingerprint):
-            data = f"{fold.dataset.name}, not on the {first.name} of --run={config.run[0]}"
-            raise InputError(f"--run={uri} was trained on {data}: evaluate them one by one")
+            data = f"{fold.dataset.name}, not on the {first.name} of `run={config.run[0]}`"
+            raise InputError(f"`run={uri}` was trained on {data}: evaluate them one by one")
         every = np.arange(len(first))
         if not np.array_equal(fold.dataset.groups_of(every), first.groups_of(every)):
-            raise InputError(f"--run={uri} has other groups than --run={config.run[0]}: evaluate them one by one")
-        cases.check(config.cases, fold.config, fold.dataset, f"--run={uri}")
+            raise InputError(f"`run={uri}` has other groups than `run={config.run[0]}`: evaluate them one by one")
+        cases.check(config.cases, fold.config, fold.dataset, f"`run={uri}`")
 
 
 def _independent(folds: Sequence[TrainedFold]) -> int:

@@ -31,7 +31,7 @@ def run(config: EvaluationConfig) -> None:
     group, uri = str(config.sheet), config.run[0]
     fold = folds_of(config.of_run(uri))[0].fold
     chosen = [case for case in config.cases if case.group == group]
-    cases.check(chosen, fold.config, fold.dataset, f"--run={uri}")
+    cases.check(chosen, fold.config, fold.dataset, f"`run={uri}`")
     tested = [cases.for_run(case, fold.config.processing) for case in chosen]
     pictures, output = _images(fold, tested, config.seed), config.output_dir / f"sheet_{group}.png"
     # Of the study's pipelines, four demosaic alike.

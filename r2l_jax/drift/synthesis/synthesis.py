@@ -73,7 +73,7 @@ def run(config: SynthesisConfig) -> None:
     dataset = next(iter(_load(settings).sources.values()))
     cases.check_camera(sets, dataset)
     if output.is_file():
-        raise InputError(f"--output={output} is a file: choose another folder")
+        raise InputError(f"`output={output}` is a file: choose another folder")
     together = [
         [case.name for case in alike[start : start + _TOGETHER]]
         for _, alike in grouped(sets, lambda case: case._replace(name="", corruption=None))
@@ -103,13 +103,13 @@ def load(config: SynthesisConfig) -> dict[float, RawDataset]:
     loaded = {iso: datasets.load(config.dataset, iso=iso, **settings) for iso in isos}
     first = next(iter(loaded.values()))
     if first.camera is None:
-        raise InputError(f"--dataset={config.dataset} is already processed and has no raw data")
+        raise InputError(f"`dataset={config.dataset}` is already processed and has no raw data")
     task = task_of(first)
     if not (task.has_labels or task.has_masks):
-        raise InputError(f"--dataset={config.dataset} must have classes or masks, got data for {task.title}")
+        raise InputError(f"`dataset={config.dataset}` must have classes or masks, got data for {task.title}")
     for iso, dataset in loaded.items():
         if dataset.fingerprint != first.fingerprint:
-            raise InputError(f"--intensities={iso:g} and the other intensities have different samples")
+            raise InputError(f"`intensities={iso:g}` and the other intensities have different samples")
     return loaded
 
 

@@ -38,17 +38,17 @@ def make_task(name: str, classes: tuple[str, ...], model: NetworkSettings, color
     elif name in _KNOWN:
         task = dataclasses.replace(_KNOWN[name].of(classes, model, custom), colors=colors)
     else:
-        raise InputError(f"targets that are {name} need a task of your own: name it with --task=my_task.py:make")
+        raise InputError(f"targets that are {name} need a task of your own: name it with `task=my_task.py:make`")
     return task if model.score is None else task.scored_by(find_score(model.score, task.classes, task.known_scores))
 
 
 def _own(name: str, classes: tuple[str, ...]) -> Task:
     """Makes the user's task with the function that takes the names of the classes or targets."""
-    source, make = named_code.load(name, "--task", "task")
+    source, make = named_code.load(name, "task", "task")
     try:
         made = make(classes)
     except Exception as error:  # The user's function may raise anything.
-        raise InputError(f"--task={name} raised {named_code.in_one_line(error, source.file)}") from error
+        raise InputError(f"`task={name}` raised {named_code.in_one_line(error, source.file)}") from error
     if not isinstance(made, Task):
-        raise InputError(f"--task={name} must return a r2l_jax.model.tasks.Task, got {type(made).__name__}")
+        raise InputError(f"`task={name}` must return a r2l_jax.model.tasks.Task, got {type(made).__name__}")
     return dataclasses.replace(made, source=source)

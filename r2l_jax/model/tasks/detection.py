@@ -70,7 +70,7 @@ class Detection(Task):
             core, labels, sides = core.network, labels or core.groups, sides or core.size
         if not isinstance(core, FrozenHead):
             raise InputError(
-                f"--classifier_network={self.network} cannot detect: boxes need a trained detector, a torch.nn.Module "
+                f"`classifier_network={self.network}` cannot detect: boxes need a trained detector, a torch.nn.Module "
                 "from my_detector.py:make, or an ONNX file"
             )
         return Detector(core.network, len(self.classes), labels, sides)

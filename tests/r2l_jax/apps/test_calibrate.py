@@ -135,8 +135,8 @@ def test_camera_formats_keep_what_frames_do_not_show(write_dng, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"camera": "auto"}, r"dark/000\.tiff: .* no calibration values: give a camera .--camera.; "),
-        ({"flat": ["flat", "dark/003.tiff"]}, r"dark/003\.tiff is in both --dark and --flat"),
+        ({"camera": "auto"}, r"dark/000\.tiff: .* no calibration values: give a camera .`camera`.; "),
+        ({"flat": ["flat", "dark/003.tiff"]}, r"dark/003\.tiff is in both `dark` and `flat`"),
         ({"flat": ["dark.tiff"], "output": "."}, r"dark\.tiff is a frame and would be overwritten"),
     ],
 )

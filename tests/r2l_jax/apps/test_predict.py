@@ -141,7 +141,7 @@ def test_models_are_adapted_to_files_that_are_evenly_spaced(run, model, files, t
     assert found.identity == model.adapted(spaced, force=True).identity != model.identity
     assert (unadapted, found.folds[0].adaptation.images) == (None, 8)
     flags = [f"--run={run.run_dir}", f"--output={tmp_path}/few.csv", "--adapt=statistics"]
-    flags.append(f"--input={','.join(map(str, files[:4]))}")
+    flags.append(f"`input={','.join(map(str, files[:4]))}`")
     refused, forced = (call("predict.py", *flags, *more) for more in ([], ["--force"]))
     assert (refused.returncode, forced.returncode) == (1, 0)
     assert "at least 8 images are needed to adapt, got 4" in refused.stderr
@@ -184,7 +184,7 @@ def test_what_cannot_be_written_is_said_before_a_model_is_adapted(run, files, tm
     for changed, message in [
         (f"--output={tmp_path}/foreign.csv", "foreign.csv holds rows that are not predictions of these files: choose"),
         (f"--output={files[0]}/p.csv", "cannot write to this folder"),
-        (f"--masks={tmp_path}/masks", "--masks is only for models that predict masks"),
+        (f"--masks={tmp_path}/masks", "`masks` is only for models that predict masks"),
     ]:
         done = call("predict.py", *adapting, *given, changed)
         assert done.returncode == 1
@@ -221,7 +221,7 @@ def test_integers_whose_white_level_is_unknown_are_refused_if_most_are_below_bla
     assert warning.startswith(f"warning: {files[1]}: the highest value is")
     assert re.fullmatch(
         rf"error: {files[0]}: the white level is unknown: the highest value is 1\d\d\d of 65535, and most are below "
-        r'the black level, 2048: give it as "white_level" in the camera\'s JSON file \(--camera\)',
+        r'the black level, 2048: give it as "white_level" in the camera\'s JSON file \(`camera`\)',
         error,
     )
     # The white level makes them fractions of it.
@@ -272,9 +272,9 @@ def test_masks_are_pictures_of_the_mean_probabilities_of_all_folds(segmenter, tm
         np.testing.assert_array_equal(mask, np.round(expected * 255).astype(np.uint8))
         (row,) = read_csv(output)
         assert float(row[model.classes[0]]) == pytest.approx((expected > 0.5).mean(), abs=1e-6)
-    with pytest.raises(InputError, match="--labels=folder is for classification: this model is for segmentation"):
+    with pytest.raises(InputError, match="`labels=folder` is for classification: this model is for segmentation"):
         labels_of([tmp_path / "frame.tif"], first)
-    with pytest.raises(InputError, match="--masks is needed for models that predict masks"):
+    with pytest.raises(InputError, match="`masks` is needed for models that predict masks"):
         predict_files([tmp_path / "frame.tif"], tmp_path / "q.csv", first)
 
 
@@ -332,8 +332,8 @@ def test_masks_are_needed_or_refused_before_a_model_is_loaded(run, segmenter, tm
     (tmp_path / "frame.tif").touch()
     given = [f"--input={tmp_path}/frame.tif", f"--output={tmp_path}/p.csv"]
     for trained, more, message in (
-        (run, [f"--masks={tmp_path}/masks"], "--masks is only for models that predict masks"),
-        (segmenter, [], "--masks is needed for models that predict masks"),
+        (run, [f"--masks={tmp_path}/masks"], "`masks` is only for models that predict masks"),
+        (segmenter, [], "`masks` is needed for models that predict masks"),
     ):
         done = call("predict.py", f"--run={trained.run_dir}", *given, *more)
         assert (done.returncode, done.stderr) == (1, f"predict.py: error: {message}\n")

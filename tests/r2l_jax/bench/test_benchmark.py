@@ -102,7 +102,7 @@ def test_rows_are_chosen_by_the_beginning_of_their_names(monkeypatch):
     monkeypatch.setattr(benchmark.Row, "measure", lambda row, repeats: ({"ours": [(1.0, 1.0)]}, ""))
     chosen = benchmark.run(["demosaic_bilinear", "demosaic_malvar2004"], 1, SIZES)["rows"]
     assert [row["name"] for row in chosen] == ["demosaic_bilinear", "demosaic_malvar2004"]
-    with pytest.raises(InputError, match=r"--rows must be prefixes of parametrized_forward, .*, got 'bilinear'"):
+    with pytest.raises(InputError, match=r"`rows` must be prefixes of parametrized_forward, .*, got 'bilinear'"):
         benchmark.run(["demosaic", "bilinear"], 1, SIZES)
 
 

@@ -140,7 +140,7 @@ NOISY = [*FLAT, *np.random.default_rng(0).normal(0.8, 0.001, (2, *SMALL.shape)).
         (DARK[:1], FLAT, r"at least two dark frames are needed \(more are better\), got 1"),
         ([dark[:6] for dark in DARK], FLAT, "frames must be at least 8x8, got 6x64"),
         (DARK, FLAT[:3], r"each exposure needs at least two flats .*, got only flat_2 with a mean of 0\.\d+ of white"),
-        (FLAT[:2], DARK, "the darks are as bright as the flat flat_0: are --dark and --flat swapped"),
+        (FLAT[:2], DARK, "the darks are as bright as the flat flat_0: are `dark` and `flat` swapped"),
         (DARK, [*FLAT, *SMALL.frames(1.6, 2)], r"saturated flats: \d+\.\d% of the sites in flat_4: use less light"),
         (DARK, LOW, r"saturated flats: \d+\.\d% of the sites in flat_4"),
         (DARK, NOISY, r"saturated flats: the noise falls in the brightest \(flat_[45], flat_[45], \.\.\.\)"),

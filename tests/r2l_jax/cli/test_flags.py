@@ -78,12 +78,12 @@ def test_a_camera_state_stays_whole_in_a_list_and_in_the_command_that_gives_it_a
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--input is required: files"),
-        (["--input=a", "--weights=1,-2"], "--weights must be positive, got -2.0"),
-        (["--input=a", "--weights=nan"], "--weights must be positive, got nan"),
-        (["--input=a", "--steps=2147483648"], "--steps must be from -2**31 to 2**31 - 1, got 2147483648"),
-        (["--input=a", "--sizes=7,99999999999"], "--sizes must be from -2**31 to 2**31 - 1, got 99999999999"),
-        (["--input=a", "--sizes=1.5"], "--sizes must be whole numbers, separated by commas, got 1.5"),
+        ([], "`input` is required: files"),
+        (["--input=a", "--weights=1,-2"], "`weights` must be positive, got -2.0"),
+        (["--input=a", "--weights=nan"], "`weights` must be positive, got nan"),
+        (["--input=a", "--steps=2147483648"], "`steps` must be from -2**31 to 2**31 - 1, got 2147483648"),
+        (["--input=a", "--sizes=7,99999999999"], "`sizes` must be from -2**31 to 2**31 - 1, got 99999999999"),
+        (["--input=a", "--sizes=1.5"], "`sizes` must be whole numbers, separated by commas, got 1.5"),
     ],
 )
 def test_wrong_values_are_named(arguments, message):
@@ -95,13 +95,13 @@ def test_wrong_values_are_named(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--kind=cube --melted", "--melted has no effect without --kind=cream"),
+        ("--kind=cube --melted", "`melted` has no effect without `kind=cream`"),
         ("--kind=cube --nomelted", None),
-        ("--sizes=7", "--sizes has no effect without --weights=3.0|4.0"),
+        ("--sizes=7", "`sizes` has no effect without `weights=3.0|4.0`"),
         ("--sizes=7 --weights=1,4", None),
-        ("--spoons=1", "--spoons has no effect without --melted|sizes"),
-        ("--spoons=2 --weights=3 --sizes=7", None),
-        ("--spoons=2 --melted --crushed", "--spoons has no effect with --crushed"),
+        ("--spoons=1", "`spoons` has no effect without `melted`|sizes"),
+        ("`spoons=2` `weights=3` `sizes=7`", None),
+        ("`spoons=2` `melted` `crushed`", "`spoons` has no effect with `crushed`"),
     ],
 )
 def test_a_flag_that_was_given_and_has_no_effect_is_refused(tmp_path, arguments, message):
@@ -114,7 +114,7 @@ def test_a_flag_that_was_given_and_has_no_effect_is_refused(tmp_path, arguments,
 
 
 def test_settings_made_without_flags_are_checked_as_well():
-    with pytest.raises(InputError, match=r"^--kind must be one of cream, cube, got 'berg'$"):
+    with pytest.raises(InputError, match=r"^`kind` must be one of cream, cube, got 'berg'$"):
         Kind(kind="berg")
     with pytest.raises(TypeError, match="Config has no settings color"):
         build(Config, input=("a",), color="red")
@@ -145,11 +145,11 @@ def test_help_has_all_of_the_programs_flags_in_groups_and_no_others():
     groups = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert groups == ["A program:", "Kind:", "Steps:"]
     assert "\n  --[no]melted: too late (default: false)\n" in text
-    assert "\n  --kind: <cream|cube>: of ice (default: cream)\n" in text
-    assert "\n  --weights: of the loss (default: 1, 2.5)\n" in text
-    assert "\n  --input: files (required)\n" in text
-    assert text.endswith(" --helpfull lists 1 more flags.")
-    assert "\n  --sizes: in pixels\n" in flags.help_text(Config, "A title.", full=True)
+    assert "\n  `kind`: <cream|cube>: of ice (default: cream)\n" in text
+    assert "\n  `weights`: of the loss (default: 1, 2.5)\n" in text
+    assert "\n  `input`: files (required)\n" in text
+    assert text.endswith(" `helpfull` lists 1 more flags.")
+    assert "\n  `sizes`: in pixels\n" in flags.help_text(Config, "A title.", full=True)
 
 
 def test_train_has_a_flag_for_each_setting():
@@ -161,7 +161,7 @@ def test_train_has_a_flag_for_each_setting():
     ("argument", "message"),
     [
         ("--step=2", "Unknown command line flag 'step'. Did you mean: steps ?"),
-        ("words", "unexpected arguments ['words']; options have the form --name=value; quote values with spaces"),
+        ("words", "unexpected arguments ['words']; options have the form `name=value`; quote values with spaces"),
     ],
 )
 def test_a_wrong_flag_is_one_line(argument, message):
@@ -173,8 +173,8 @@ def test_a_wrong_flag_is_one_line(argument, message):
 @pytest.mark.parametrize(
     ("given", "track"),
     [
-        ("--track_processing --track_predictions --track_every_epoch", ("processing", "predictions", "every_epoch")),
-        ("--track=processing --track_processing --track_processing_gradients", ("processing", "gradients")),
+        ("`track_processing` `track_predictions` `track_every_epoch`", ("processing", "predictions", "every_epoch")),
+        ("`track=processing` `track_processing` `track_processing_gradients`", ("processing", "gradients")),
         ("--track=processing,predictions --notrack_processing", ("predictions",)),
     ],
 )

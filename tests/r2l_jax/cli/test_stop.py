@@ -111,7 +111,7 @@ CALLED = "INTERNAL: CpuCallback error: Traceback:\n  File\nr2l_jax.errors.InputE
 @pytest.mark.parametrize(
     ("error", "expected", "line"),
     [
-        (InputError("--lr must be positive"), 1, "error: --lr must be positive"),
+        (InputError("`lr` must be positive"), 1, "error: --lr must be positive"),
         (Interrupted("stopped after 3 steps"), 130, "stopped after 3 steps"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (PermissionError(errno.EACCES, "Permission denied", "out/a.json"), 1, "error: out/a.json: Permission denied"),

@@ -127,8 +127,8 @@ def test_test_samples_are_drawn_first_and_keep_the_proportions_of_classes(test_s
 @pytest.mark.parametrize(
     ("labels", "train_size", "test_size", "message"),
     [
-        ([0, 1] * 5, 0.5, 0.1, "--test_size=0.1 is not possible for 10 images .5 of class EOS.: "),
-        ([0] * 8 + [1] * 2, 0.5, 5.0, "--train_size=0.5 is not possible for 5 images .1 of class BAS.: .* least"),
+        ([0, 1] * 5, 0.5, 0.1, "`test_size=0.1` is not possible for 10 images .5 of class EOS.: "),
+        ([0] * 8 + [1] * 2, 0.5, 5.0, "`train_size=0.5` is not possible for 5 images .1 of class BAS.: .* least"),
     ],
 )
 def test_each_part_of_a_split_has_a_sample_of_each_class(labels, train_size, test_size, message):

@@ -127,9 +127,9 @@ def test_each_group_is_left_out_once():
     (tested,) = {frozenset(patients(split.test)) for split in found}
     assert [patients(split.valid) for split in found] == [{number} for number in range(8) if number not in tested]
     assert all(len(patients(split.train)) == 7 - len(tested) for split in found)
-    with pytest.raises(InputError, match=r"^--n_splits=groups leaves out the only group of class b: it needs two$"):
+    with pytest.raises(InputError, match=r"^`n_splits=groups` leaves out the only group of class b: it needs two$"):
         splits.random_splits((PATIENTS == 3).astype(int), PATIENTS, "groups", 0.8, 1, ("a", "b"))
-    with pytest.raises(InputError, match=r"^--n_splits=groups needs groups of several images, and all images are i"):
+    with pytest.raises(InputError, match=r"^`n_splits=groups` needs groups of several images, and all images are i"):
         splits.random_splits(CELLS, None, "groups", 0.8, 1)
 
 
@@ -142,7 +142,7 @@ def test_the_only_group_of_a_class_stays_for_training(capsys):
 
 def test_too_few_groups_of_a_class_are_named():
     groups, labels = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1])
-    with pytest.raises(InputError, match=r"^--train_size=0\.8 is not possible: .*; class a is in 1 of 2 groups$"):
+    with pytest.raises(InputError, match=r"^`train_size=0\.8` is not possible: .*; class a is in 1 of 2 groups$"):
         splits.random_splits(labels, groups, 1, 0.8, 1, ("a", "b"))
 
 
@@ -173,8 +173,8 @@ def test_groups_of_one_size_with_a_class_in_a_single_group_are_split():
 @pytest.mark.parametrize(
     ("test_size", "message"),
     [
-        (500.0, r"^--test_size=500 must be less than the \d+ images$"),
-        (0.9, r"^--test_size=0\.9 leaves 1 of 2 groups; two are needed$"),
+        (500.0, r"^`test_size=500` must be less than the \d+ images$"),
+        (0.9, r"^`test_size=0\.9` leaves 1 of 2 groups; two are needed$"),
     ],
 )
 def test_too_large_a_test_size_is_named(test_size, message):
@@ -185,5 +185,5 @@ def test_too_large_a_test_size_is_named(test_size, message):
 
 def test_each_group_is_left_out_or_validation_samples_are_given():
     parts = np.where(PATIENTS == 0, "valid", "train")
-    with pytest.raises(InputError, match=r"^--n_splits=groups validates on each group, but x names images to valid"):
+    with pytest.raises(InputError, match=r"^`n_splits=groups` validates on each group, but x names images to valid"):
         splits.given_splits(parts, CELLS, PATIENTS, "groups", 0.8, 1, ("a", "b", "c"), "x")

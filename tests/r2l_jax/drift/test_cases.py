@@ -36,14 +36,14 @@ def test_results_find_the_group_of_a_kind_by_its_name_alone():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: cases.intensities([0.3]), r"--intensities must be one of the measured 0.01, .*1, got 0.3"),
-        (lambda: cases.exposures([float("nan")]), r"--exposures must be positive, and .*, got nan"),
-        (lambda: cases.exposures([1e-9]), r"--exposures must be positive, and at most 20 stops from 1, got 1e-09"),
-        (lambda: cases.sensor(["rain"], [1]), r"--sensor must be one of underexposure, .*, got 'rain'"),
-        (lambda: cases.sensor(["rain=1"], [1]), r"--sensor=rain=1: drifts must be among .*, got rain"),
-        (lambda: cases.cameras(["auto"]), r"--cameras must be drone, microscopy or a JSON file, got auto"),
-        (lambda: cases.corruptions(["rain"], [1]), r"--corruptions must be one of identity, .*, got 'rain'"),
-        (lambda: cases.corruptions(["contrast"], [6]), r"--severities must be one of 1, 2, 3, 4, 5, got 6"),
+        (lambda: cases.intensities([0.3]), r"`intensities` must be one of the measured 0.01, .*1, got 0.3"),
+        (lambda: cases.exposures([float("nan")]), r"`exposures` must be positive, and .*, got nan"),
+        (lambda: cases.exposures([1e-9]), r"`exposures` must be positive, and at most 20 stops from 1, got 1e-09"),
+        (lambda: cases.sensor(["rain"], [1]), r"`sensor` must be one of underexposure, .*, got 'rain'"),
+        (lambda: cases.sensor(["rain=1"], [1]), r"`sensor=rain`=1: drifts must be among .*, got rain"),
+        (lambda: cases.cameras(["auto"]), r"`cameras` must be drone, microscopy or a JSON file, got auto"),
+        (lambda: cases.corruptions(["rain"], [1]), r"`corruptions` must be one of identity, .*, got 'rain'"),
+        (lambda: cases.corruptions(["contrast"], [6]), r"`severities` must be one of 1, 2, 3, 4, 5, got 6"),
     ],
 )
 def test_what_is_not_known_is_named(make, message):
@@ -117,7 +117,7 @@ def test_another_camera_is_the_difference_of_calibrations_and_combines_with_a_st
     assert new.identity != cases.cameras(["drone"])[0]._replace(name=new.name).identity
     (tmp_path / "other").mkdir()
     (tmp_path / "other/new.json").write_text(CAMERA.to_json())
-    with pytest.raises(InputError, match=r"^--cameras: two different cases are called camera=new$"):
+    with pytest.raises(InputError, match=r"^`cameras`: two different cases are called camera=new$"):
         cases.cameras([str(tmp_path / "new.json"), str(tmp_path / "other/new.json")])
     # States may come from files as well.
     (tmp_path / "exposure=1.json").write_text('{"overexposure": 1}')
@@ -125,33 +125,33 @@ def test_another_camera_is_the_difference_of_calibrations_and_combines_with_a_st
     assert (from_file.name, same.name) == ("state=exposure=1", "exposure=1")
     assert from_file.state == same.state
     assert cases.sensor(["exposure=1", "overexposure=1"], []) == [same]
-    with pytest.raises(InputError, match=r"^--sensor: two different cases are called exposure=1$"):
+    with pytest.raises(InputError, match=r"^`sensor`: two different cases are called exposure=1$"):
         cases.sensor(["exposure=1", "exposure=1.0000001"], [])
 
 
 @pytest.mark.parametrize(
     ("case", "camera", "message"),
     [
-        (cases.sensor(["lamp_color"], [1]), MONO, "--sensor=lamp_color: .* without color filters; give --sensor=under"),
-        (cases.sensor(["color_balance"], [1]), MONO, "--sensor=color_balance: Microscopy is from a sensor without"),
-        (cases.sensor(["defocus=1,red_gain=1"], []), MONO, "--sensor=red_gain=1,defocus=1: .* without color filters"),
+        (cases.sensor(["lamp_color"], [1]), MONO, "`sensor=lamp_color`: .* without color filters; give `sensor=under`"),
+        (cases.sensor(["color_balance"], [1]), MONO, "`sensor=color_balance`: Microscopy is from a sensor without"),
+        (cases.sensor(["defocus=1,red_gain=1"], []), MONO, "`sensor=red_gain`=1,defocus=1: .* without color filters"),
         (
             cases.sensor(["defocus=-1"], []),
             CAMERA,
-            r"--sensor=defocus=-1: defocus must be at least 0 \(pixels RMS\), got",
+            r"`sensor=defocus`=-1: defocus must be at least 0 \(pixels RMS\), got",
         ),
         (
             cases.sensor(["exposure=nan"], []),
             CAMERA,
-            r"--sensor=exposure=nan: exposure must be from -20 to 20 \(stops\)",
+            r"`sensor=exposure`=nan: exposure must be from -20 to 20 \(stops\)",
         ),
-        (cases.cameras(["drone"]), MONO, "--cameras=drone must have the pattern MONO, got RGGB"),
+        (cases.cameras(["drone"]), MONO, "`cameras=drone` must have the pattern MONO, got RGGB"),
         (
             cases.cameras(["microscopy"]),
             CAMERA,
-            r"--cameras=microscopy must have gains of the signs of \[2.8.*, got \[-0.6",
+            r"`cameras=microscopy` must have gains of the signs of \[2.8.*, got \[-0.6",
         ),
-        (cases.sensor(["lamp_color=9"], []), SINGULAR, "--sensor=lamp_color=9: .*color_matrix must have an inverse"),
+        (cases.sensor(["lamp_color=9"], []), SINGULAR, "`sensor=lamp_color`=9: .*color_matrix must have an inverse"),
     ],
 )
 def test_states_that_a_camera_cannot_have_are_refused(case, camera, message):
@@ -171,12 +171,12 @@ def test_a_camera_without_colors_has_the_other_kinds():
     [
         ("pipelines", NONE, None, "on Microscopy, which is already processed"),
         ("pipelines", NEURAL, CAMERA, "whose images have half the size"),
-        ("intensities", build(TrainConfig, dataset="Folder"), CAMERA, "one intensity: --against=exposures simulates"),
+        ("intensities", build(TrainConfig, dataset="Folder"), CAMERA, "one intensity: `against=exposures` simulates"),
         ("corruptions", NEURAL, CAMERA, r"whose images are not in \[0, 1\]"),
     ],
 )
 def test_what_makes_no_sense_for_a_run_is_refused_and_named(group, config, camera, message):
-    with pytest.raises(InputError, match=rf"^--against={group}: --run=here was trained .*{message}[^\n]*$"):
+    with pytest.raises(InputError, match=rf"^`against={group}`: `run=here` was trained .*{message}[^\n]*$"):
         cases.check([cases.Case("case", group)], config, dataset(camera), "--run=here")
 
 

@@ -60,7 +60,7 @@ def test_limits_that_are_not_valid_are_one_line(tmp_path, content, words):
 def test_a_sensor_without_color_filters_has_no_drift_of_colors(tmp_path):
     with pytest.raises(InputError, match="lamp_color needs a sensor with color filters"):
         read(tmp_path, {"lamp_color": [-10, 10]}, MONO)
-    with pytest.raises(InputError, match=r"^--envelope=.*no.json: No such file or directory$"):
+    with pytest.raises(InputError, match=r"^`envelope=.*no.json`: No such file or directory$"):
         limits.read(str(tmp_path / "no.json"), limits.possible(CAMERA, {}))
 
 

@@ -29,7 +29,7 @@ def test_numbers_are_ordered_by_their_size_words_by_their_letters_and_the_unknow
 
 def test_more_than_fifty_groups_and_a_field_that_no_file_tells_are_refused():
     assert len(groups("iso_speed", [float(1 + number) for number in range(50)])) == 50
-    with pytest.raises(InputError, match="--by=iso_speed: a table takes at most 50 groups, got 51 values"):
+    with pytest.raises(InputError, match="`by=iso_speed`: a table takes at most 50 groups, got 51 values"):
         groups("iso_speed", [float(1 + number) for number in range(51)])
-    with pytest.raises(InputError, match="--by=lens: none of the 2 files states its lens"):
+    with pytest.raises(InputError, match="`by=lens`: none of the 2 files states its lens"):
         groups("lens", [None, None])

@@ -28,15 +28,15 @@ def test_names_are_those_of_drifts_as_well_and_numbers_are_of_one_type():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("defocus=1,motion", "--sensor=defocus=1,motion must be .*, got 'motion' without an amount"),
-        ("defocus=1,defocus=2", "--sensor=defocus=1,defocus=2 must name each drift once"),
-        ("underexposure=1,exposure=1", "--sensor=underexposure=1,exposure=1: exposure changes exposure, which another"),
-        ("defocus=far", "--sensor=defocus=far: defocus must be a number, got 'far'"),
-        ("focus=1", "--sensor=focus=1: drifts must be among underexposure, .*, got focus"),
-        ({"defocus": True}, "--sensor: defocus must be a number, got True"),
-        ({"defocus": [1]}, r"--sensor: defocus must be a number, got \[1\]"),
-        ({}, r'--sensor must be an object such as {"exposure": -1}, got {}'),
-        ("missing.json", "--sensor=missing.json: No such file or directory"),
+        ("defocus=1,motion", "`sensor=defocus`=1,motion must be .*, got 'motion' without an amount"),
+        ("defocus=1,defocus=2", "`sensor=defocus`=1,defocus=2 must name each drift once"),
+        ("underexposure=1,exposure=1", "`sensor=underexposure`=1,exposure=1: exposure changes exposure, which another"),
+        ("defocus=far", "`sensor=defocus`=far: defocus must be a number, got 'far'"),
+        ("focus=1", "`sensor=focus`=1: drifts must be among underexposure, .*, got focus"),
+        ({"defocus": True}, "`sensor`: defocus must be a number, got True"),
+        ({"defocus": [1]}, r"`sensor`: defocus must be a number, got \[1\]"),
+        ({}, r'`sensor` must be an object such as {"exposure": -1}, got {}'),
+        ("missing.json", "`sensor=missing.json`: No such file or directory"),
     ],
 )
 def test_what_is_no_state_is_one_line(given, message):

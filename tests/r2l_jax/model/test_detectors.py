@@ -86,7 +86,7 @@ def test_classes_are_found_by_their_labels_and_others_are_no_objects(network):
     wanted = [[row for row in rows if row[5] == 1] for rows in expected_boxes(IMAGES)]
     np.testing.assert_allclose(found[:, :3, :5], np.array(wanted)[..., :5], atol=1e-6)
     np.testing.assert_array_equal(found[..., 5], np.tile([0.0] * 3 + [-1] * 97, (3, 1)))
-    with pytest.raises(InputError, match=r"label its boxes from 1 to 1, .* got 2: name the labels .* --class_outputs"):
+    with pytest.raises(InputError, match=r"label its boxes from 1 to 1, .* got 2: name the labels .* `class_outputs`"):
         Detector(network, 1)._detected(IMAGES)
 
 

@@ -72,7 +72,7 @@ def test_it_is_trained_and_loaded_with_the_same_file_alone(trained, moved, other
     run, file = (load(trained.run_dir / name, code=moved) for name in ("", "fold_0/model.safetensors"))
     np.testing.assert_array_equal(file.predict(raws), run.predict(raws))
     assert (file.identity, run.config.model.classifier_network) == (run.identity, moved)
-    with pytest.raises(InputError, match=r"pass --code=.*my_head.py:make; --code=.*b.py:make has different content$"):
+    with pytest.raises(InputError, match=r"pass `code=.*my_head.py:make`; `code=.*b.py:make` has different content$"):
         load(trained.run_dir, code=other)
 
 
@@ -165,7 +165,7 @@ def test_networks_of_other_frameworks_have_a_channel_for_each_class_of_pixels(tm
 )
 def test_errors_in_one_line(base, tmp_path, code, message):
     name = custom_code.write(tmp_path / "my_head.py", code)
-    with pytest.raises(InputError, match=f"--classifier_network={name} {message}") as error:
+    with pytest.raises(InputError, match=f"`classifier_network={name}` {message}") as error:
         Plan(replace(base, classifier_network=name))
     assert "\n" not in str(error.value)
 
@@ -218,5 +218,5 @@ def test_probabilities_of_joined_outputs_add_up():
     (logit,) = FittedHead(Fixed(), groups=((1, 4),))(images).T
     wanted = (chances[:, 1] + chances[:, 4]) / chances.sum(1)
     np.testing.assert_allclose(nnx.sigmoid(logit), wanted, rtol=1e-5)
-    with pytest.raises(InputError, match="--class_outputs must name outputs from 0 to 5, got 6"):
+    with pytest.raises(InputError, match="`class_outputs` must name outputs from 0 to 5, got 6"):
         FittedHead(Fixed(), groups=((6,), (0,)))(images)

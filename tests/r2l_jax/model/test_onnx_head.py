@@ -79,10 +79,10 @@ def test_a_file_is_measured_and_predicts(base, tmp_path, capsys):
     odds = np.exp(logits - logits.max(1, keepdims=True))
     np.testing.assert_allclose(run.predict(raws), odds / odds.sum(1, keepdims=True), atol=1e-5)
     forensic = ForensicsConfig(run=str(config.run_dir), output=str(tmp_path / "forensics"), analyses=("sensitivity",))
-    with pytest.raises(InputError, match=r"^--analyses=sensitivity needs the gradient of the head, .* works without"):
+    with pytest.raises(InputError, match=r"^`analyses=sensitivity` needs the gradient of the head, .* works without"):
         forensics.run(forensic)
     with pytest.raises(InputError, match="the head must have gradients"):
         train.run(replace(config, run_name="learned", epochs=1, freeze_classifier=True))
     write(tmp_path / "net.onnx", ["B", 3, "H", 32])
-    with pytest.raises(InputError, match=r"the weights or code of --class.*net.onnx have changed since training"):
+    with pytest.raises(InputError, match=r"the weights or code of `class`.*net.onnx have changed since training"):
         r2l_jax.load(config.run_dir)

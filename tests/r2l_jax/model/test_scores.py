@@ -80,7 +80,7 @@ def test_the_mean_iou_of_images_counts_images_without_object_as_right():
         ),
         ("iou:z", "with a class of a, b, c, d"),
         ("accuracy:a", "got accuracy:a"),
-        ("auroc", "--score=auroc is for two classes: name one of a, b, c, d, as auroc:a"),
+        ("auroc", "`score=auroc` is for two classes: name one of a, b, c, d, as auroc:a"),
     ],
 )
 def test_unknown_scores_are_refused(name, message):

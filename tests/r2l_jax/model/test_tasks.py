@@ -177,7 +177,7 @@ def test_several_classes_make_a_task_of_their_own_and_one_makes_the_object():
     assert (several.several, several.classes, several.outputs) == (True, NAMES, 4)
     assert several.logits_shape((2, 64, 32, 3)) == (2, 64, 32, 4)
     assert make_task("segmentation", NAMES, NetworkSettings(score="iou:car")).score.name == "iou:car"
-    with pytest.raises(InputError, match=r"--score=iou is for two classes: name one of road, car, tree, roof"):
+    with pytest.raises(InputError, match=r"`score=iou` is for two classes: name one of road, car, tree, roof"):
         make_task("segmentation", NAMES, NetworkSettings(score="iou"))
 
 

@@ -75,7 +75,7 @@ def test_the_file_alone_is_the_model_of_the_run(file, one_epoch, tmp_path, monke
         ({"metadata": {"about": "[" * 10**5}}, "truncated, corrupt or not a valid SAFETENSORS"),
         ({"about": {"flags": {"pipeline": "x.py:make", "processing_mode": None}}}, "damaged: it does not record the"),
         ({"about": {"checkpoint": "last"}}, "holds only the last checkpoint, got checkpoint=best"),
-        ({"about": {"camera": None}}, "is damaged: a camera is not valid: --processing_mode=param.* needs one"),
+        ({"about": {"camera": None}}, "is damaged: a camera is not valid: `processing_mode=param.*` needs one"),
         ({"arrays": {"head.fc.bias": None}}, r"head.fc.bias expects \(5,\), got no array"),
         ({"arrays": {"head.fc.bias": np.zeros(5)}}, "the array head.fc.bias must be float32, got float64"),
         ({"arrays": {"head.fc.bias.more": np.zeros(5, np.float32)}}, "truncated, corrupt or not a valid SAFETENSORS"),

@@ -123,12 +123,12 @@ def test_members_are_trained_as_jobs_and_one_that_fails_stops_no_other(recipe, m
 
 @pytest.mark.parametrize("seeds", [(1, 1), (0,)])
 def test_refused_settings_of_a_group(seeds):
-    with pytest.raises(InputError, match="--seeds must be distinct seeds, or their number, got "):
+    with pytest.raises(InputError, match="`seeds` must be distinct seeds, or their number, got "):
         GroupSettings(seeds=seeds)
 
 
 def test_a_folder_holds_a_run_or_a_group(recipe, members, one_epoch):
-    with pytest.raises(InputError, match="is a group of seeds: choose another --run_name"):
+    with pytest.raises(InputError, match="is a group of seeds: choose another `run_name`"):
         train.run(recipe)
-    with pytest.raises(InputError, match="is a single run: choose another --run_name for the group"):
+    with pytest.raises(InputError, match="is a single run: choose another `run_name` for the group"):
         group.run(one_epoch, GroupSettings(seeds=(2,)))

@@ -38,7 +38,7 @@ def test_splits_are_taken_from_runs_of_the_same_intensities(base, several):
     uri = str(several.run_dir)
     again = Plan(replace(base, iso=(1.0, 0.05), seed=9, state_dict_uri=uri)).folds[0]
     assert again.split.train.tolist() == metrics(several)["train_indices"]
-    with pytest.raises(InputError, match=r"--state_dict_uri=.*several must have the samples"):
+    with pytest.raises(InputError, match=r"`state_dict_uri=.*several` must have the samples"):
         Plan(replace(base, iso=(0.05, 0.5), state_dict_uri=uri))
     with pytest.raises(InputError, match=r"different run \(iso was \[0\.05, 1\.0\], is \[1\.0\]; different samples"):
         train.run(replace(several, iso=(1.0,)))

@@ -24,7 +24,7 @@ def copy(one_epoch, tmp_path):
 
 def test_a_run_of_other_settings_is_refused_and_overwritten_on_demand(copy):
     with pytest.raises(
-        InputError, match=r"is a different run \(seed was 1, is 2\): choose another --run_name, or start"
+        InputError, match=r"is a different run \(seed was 1, is 2\): choose another `run_name`, or start"
     ):
         train.run(replace(copy, seed=2))
     shutil.copytree(copy.run_dir / "fold_0", copy.run_dir / "fold_1")
@@ -41,7 +41,7 @@ def test_a_run_of_other_settings_is_refused_and_overwritten_on_demand(copy):
 
 def test_bad_weights_are_refused_before_an_earlier_run_is_removed(copy):
     config = replace(copy, overwrite=True, classifier_pretrained=True, pretrained_weights=str(copy.run_dir / "nothing"))
-    with pytest.raises(InputError, match=r"--pretrained_weights=.*nothing: No such file"):
+    with pytest.raises(InputError, match=r"`pretrained_weights=.*nothing`: No such file"):
         train.run(config)
     assert metrics(copy)["complete"]
 
@@ -63,7 +63,7 @@ def test_a_split_of_the_user_s_own(custom_split):
     (fold,) = Plan(replace(config, iso=(0.1, 1.0))).folds
     assert fold.split.test.tolist() == list(range(70, 80))
     file.write_text(json.dumps({"train": names[5:6], "test": names[:5]}))
-    with pytest.raises(InputError, match=rf"--split={file}: must name an image of the class \w+ to train on"):
+    with pytest.raises(InputError, match=rf"`split={file}`: must name an image of the class \w+ to train on"):
         Plan(config)
 
 
@@ -91,7 +91,7 @@ def test_all_samples_test_an_untrained_network_unless_some_are_kept_apart(custom
     [
         (
             {"dataset": "SyntheticSegmentation", "processing_mode": "none"},
-            r"height and width must be multiples of 64 for a U-Net\+\+ after --processing_mode=none, got 32x32",
+            r"height and width must be multiples of 64 for a U-Net\+\+ after `processing_mode=none`, got 32x32",
         ),
         ({"classifier_uri": "{data_dir}"}, "must be a run folder with a fold_0: found no fold_.* folder"),
         (
@@ -99,9 +99,9 @@ def test_all_samples_test_an_untrained_network_unless_some_are_kept_apart(custom
             "does not fit this run: head.bn1.bias",
         ),
         ({"state_dict_uri": "{one_epoch}", "n_splits": 2}, "must be a run folder with a fold_1: found fold_0"),
-        ({"dataset": "SyntheticSegmentation", "label_smoothing": 0.2}, "--label_smoothing=0.2 has no effect on seg"),
-        ({"dataset": "SyntheticSegmentation", "classifier_network": "ResNet34"}, "--classifier_network=ResNet34 has"),
-        ({"smp_encoder": "resnet18"}, "--smp_encoder=resnet18 has no effect on classification: omit it"),
+        ({"dataset": "SyntheticSegmentation", "label_smoothing": 0.2}, "`label_smoothing=0.2` has no effect on seg"),
+        ({"dataset": "SyntheticSegmentation", "classifier_network": "ResNet34"}, "`classifier_network=ResNet34` has"),
+        ({"smp_encoder": "resnet18"}, "`smp_encoder=resnet18` has no effect on classification: omit it"),
     ],
 )
 def test_refuses(base, one_epoch, change, message):
@@ -128,7 +128,7 @@ def test_a_run_does_not_go_on_with_changed_data(copy, tmp_path, change, reason):
     config, before = replace(copy, data_dir=str(tmp_path / "data")), metrics(copy)
     (root,) = (tmp_path / "data").glob("synthetic_40x32_*")
     change(root)
-    refusal = rf"is a different run \({reason}\): choose another --run_name, or start over with --overwrite"
+    refusal = rf"is a different run \({reason}\): choose another `run_name`, or start over with `overwrite`"
     with pytest.raises(InputError, match=refusal):
         train.run(config)
     assert metrics(config) == before
@@ -136,7 +136,7 @@ def test_a_run_does_not_go_on_with_changed_data(copy, tmp_path, change, reason):
 
 def test_overwrite_spares_its_source_however_their_folders_are_written(copy, monkeypatch):
     monkeypatch.chdir(copy.run_dir.parent)
-    with pytest.raises(InputError, match=r"--classifier_uri=.* is inside the run that --overwrite would remove"):
+    with pytest.raises(InputError, match=r"`classifier_uri=.*` is inside the run that `overwrite` would remove"):
         train.run(replace(copy, overwrite=True, classifier_uri="one_epoch/fold_0"))
     assert metrics(copy)["complete"]
 
@@ -173,11 +173,11 @@ def test_the_smallest_fold_of_groups_fills_a_batch(two_groups):
 
 def test_groups_are_left_out_only_in_training(two_groups):
     settings = replace(two_groups.data, n_splits="groups")
-    with pytest.raises(InputError, match=r"^--n_splits=groups needs training, got --epochs=0$"):
+    with pytest.raises(InputError, match=r"^`n_splits=groups` needs training, got `epochs=0`$"):
         splits_of(settings, 1, plan.datasets.load(), trains=False)
 
 
 def test_an_earlier_split_must_not_divide_a_group(two_groups, one_epoch):
     uri = str(one_epoch.run_dir)
-    with pytest.raises(InputError, match=f"^--state_dict_uri={uri}: .* are of one group, .* must be in one part"):
+    with pytest.raises(InputError, match=f"^`state_dict_uri={uri}`: .* are of one group, .* must be in one part"):
         Plan(replace(two_groups, n_splits=1, state_dict_uri=uri))

@@ -44,7 +44,7 @@ def put(*path):
     [
         (put("complete", "no"), r"was not written by a run of this program \(Expected bool, got str - at complete\)"),
         (put("valid_indices", [40]), "is damaged: valid_indices must be indices of the 40 samples, got index 40"),
-        (put("flags", "lr", "fast"), "is damaged: --lr: expected float, got str, 'fast'"),
+        (put("flags", "lr", "fast"), "is damaged: `lr`: expected float, got str, 'fast'"),
         (put("complete", False), "is not fully trained"),
         (put("fingerprint", "other"), "was trained on different data: the samples or classes of Synthetic in .*"),
         (put("flags", "new", 1), "is from another version: unknown flags new"),

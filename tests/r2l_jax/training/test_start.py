@@ -55,7 +55,7 @@ def provided(config, **sources):
 
 def test_the_head_of_a_run_with_other_classes_is_taken_but_for_its_last_layer(three_classes, one_epoch, capsys):
     head, earlier = provided(three_classes, head=str(one_epoch.run_dir)), model(one_epoch)
-    said = f"--classifier_uri={one_epoch.run_dir} has different classes: layer fc of the head keeps random weights\n"
+    said = f"`classifier_uri={one_epoch.run_dir}` has different classes: layer fc of the head keeps random weights\n"
     assert said in capsys.readouterr().out
     np.testing.assert_array_equal(head["conv1"]["kernel"], earlier["head.conv1.kernel"])
     assert (earlier["head.fc.kernel"].shape, head["fc"]["kernel"].shape) == ((8, 5), (8, 3))

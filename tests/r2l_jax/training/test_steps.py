@@ -113,7 +113,7 @@ def test_processed_images_have_no_camera_to_augment(base):
     dataset = dataclasses.replace(datasets.load(base.data.dataset, **base.data.source), camera=None, name="Pictures")
     config = replace(base, processing_mode="none", camera_augmentation=("light", "readout"))
     with pytest.raises(
-        InputError, match="--camera_augmentation=light,readout: Pictures is processed already: there is"
+        InputError, match="`camera_augmentation=light,readout`: Pictures is processed already: there is"
     ):
         StepSettings.of(config, dataset, 4)
 

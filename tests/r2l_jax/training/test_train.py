@@ -160,7 +160,7 @@ def test_a_signal_in_the_last_step_does_not_undo_the_end_and_one_before_keeps_no
     train.run(config)
     assert metrics(config)["complete"]
     assert not (config.run_dir / "fold_0" / "checkpoints").exists()
-    with pytest.raises(InputError, match=r"--processor_uri=.*the_end has no best checkpoint"):
+    with pytest.raises(InputError, match=r"`processor_uri=.*the_end` has no best checkpoint"):
         train.run(replace(base, run_name="refused", processor_uri=str(config.run_dir)))
 
 
@@ -232,5 +232,5 @@ def test_a_run_that_was_killed_after_a_checkpoint_has_every_event_once(base, mon
 
 def test_a_run_that_diverges_says_so(base):
     config = replace(base, run_name="diverged", lr=1e30, processing_mode="static")
-    with pytest.raises(InputError, match="training diverged in epoch 1: loss or parameters are not finite; lower --lr"):
+    with pytest.raises(InputError, match="training diverged in epoch 1: loss or parameters are not finite; lower `lr`"):
         train.run(config)

@@ -133,8 +133,8 @@ def test_a_group_becomes_one_file_of_the_mean_of_its_probabilities(ensemble, raw
     found = loaded(tmp_path / "out", "whole.stablehlo").call({}, raws[:3])
     np.testing.assert_allclose(found, ensemble.predict(raws)[:3], atol=1e-5)
     for parts, formats, words in (
-        (["isp"], None, "--parts=isp: this model can be exported only as whole"),
-        (None, ["camera"], "--formats=camera: this model can be exported only as stablehlo, onnx"),
+        (["isp"], None, "`parts=isp`: this model can be exported only as whole"),
+        (None, ["camera"], "`formats=camera`: this model can be exported only as stablehlo, onnx"),
     ):
         with pytest.raises(InputError, match=words):
             export_model(ensemble, tmp_path / "other", raws, parts, formats)

@@ -48,7 +48,7 @@ def test_a_damaged_file_is_named_in_one_line(everything, file, change, reason):
 def test_other_folders_are_refused_and_runs_that_are_given_twice(everything, tmp_path):
     (tmp_path / "empty/fold_0").mkdir(parents=True)
     for name, message in (("gone", "not found"), ("empty", r"it has no fold_\* folder with a metrics\.json")):
-        with pytest.raises(InputError, match=rf"^--run={tmp_path}/{name} is not a run's folder: {message}$"):
+        with pytest.raises(InputError, match=rf"^`run={tmp_path}`/{name} is not a run's folder: {message}$"):
             read_runs([str(tmp_path / name)])
     with pytest.raises(InputError, match="is given twice"):
         read_runs([str(everything), f"{everything}/../run"])

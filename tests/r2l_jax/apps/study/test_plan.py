@@ -58,8 +58,8 @@ def test_runs_are_as_published_by_default():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"dataset": "Folder"}, "--controls=adjustment needs a low intensity, and --dataset=Folder has only one"),
-        ({"controls": []}, "--controls is empty"),
+        ({"dataset": "Folder"}, "`controls=adjustment` needs a low intensity, and `dataset=Folder` has only one"),
+        ({"controls": []}, "`controls` is empty"),
     ],
 )
 def test_settings_that_no_job_would_take_are_refused(flags, message):

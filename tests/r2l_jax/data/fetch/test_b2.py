@@ -124,7 +124,7 @@ def test_a_refused_key_is_one_line_without_the_key(server, tmp_path, changes, me
 def test_the_account_is_given_or_in_the_environment(monkeypatch):
     monkeypatch.setenv("B2_APPLICATION_KEY_ID", "id")
     monkeypatch.delenv("B2_APPLICATION_KEY", raising=False)
-    with pytest.raises(InputError, match="set B2_APPLICATION_KEY_ID and B2_APPLICATION_KEY, or pass --b2_key_id"):
+    with pytest.raises(InputError, match="set B2_APPLICATION_KEY_ID and B2_APPLICATION_KEY, or pass `b2_key_id`"):
         b2.find_account("data")
     assert (b2.find_account("data", key="flag").key_id, b2.find_account("data", key="flag").key) == ("id", "flag")
     monkeypatch.setenv("B2_APPLICATION_KEY", "environment")

@@ -60,7 +60,7 @@ def test_weights_are_downloaded_once_without_a_token_and_then_need_no_network(se
 def test_an_error_is_one_line_and_leaves_no_whole_file(server, cache, changes, message):
     for name, value in changes.items():
         setattr(server, name, value)
-    expected = rf"^--classifier_pretrained: .*{message}.*; without network access, use --pretrained_weights=<file>$"
+    expected = rf"^`classifier_pretrained`: .*{message}.*; without network access, use `pretrained_weights=<file>`$"
     with pytest.raises(InputError, match=expected):
         hub.weights_file("resnet18")
     assert not list(cache.rglob("model.safetensors"))

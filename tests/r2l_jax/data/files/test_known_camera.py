@@ -40,5 +40,5 @@ def test_a_damaged_or_endless_camera_is_one_line(tmp_path, content, message):
     camera = tmp_path / "camera.json" if content else "/dev/zero"
     if content:
         camera.write_bytes(content)
-    with pytest.raises(InputError, match=f"^--camera={camera}: .*{message}"):
+    with pytest.raises(InputError, match=f"^`camera={camera}`: .*{message}"):
         find_camera(str(camera))

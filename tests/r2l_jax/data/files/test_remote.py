@@ -26,7 +26,7 @@ def test_places_are_paths_or_urls():
     with pytest.raises(InputError, match=r"nowhere://bucket/raw: .*'nowhere'"):
         remote.place("nowhere://bucket/raw")
     assert remote.on_disk("output", "out") == pathlib.Path("out")
-    with pytest.raises(InputError, match=r"^--output must be a local path, got s3://bucket/out$"):
+    with pytest.raises(InputError, match=r"^`output` must be a local path, got s3://bucket/out$"):
         remote.on_disk("output", "s3://bucket/out")
 
 

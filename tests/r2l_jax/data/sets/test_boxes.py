@@ -156,11 +156,11 @@ def test_all_frames_have_one_size(frames):
 def test_a_missing_file_and_tiles_are_refused(frames):
     with pytest.raises(InputError, match=r"none.json: No such file"):
         load(frames, annotations="none.json")
-    with pytest.raises(InputError, match=r"is for whole frames of one camera: omit --tile_size=32"):
+    with pytest.raises(InputError, match=r"is for whole frames of one camera: omit `tile_size=32`"):
         load(frames, tile_size=32)
 
 
 def test_a_folder_of_frames_and_boxes_names_the_flag(frames):
     (frames / "frames").rename(frames / "images")
-    with pytest.raises(InputError, match=r"coco.json holds boxes .* give a COCO file as --annotations"):
+    with pytest.raises(InputError, match=r"coco.json holds boxes .* give a COCO file as `annotations`"):
         datasets.load("Folder", data_dir=frames, camera="drone")

@@ -130,7 +130,7 @@ def test_tiles_of_one_frame_are_never_on_both_sides_of_a_split(frames):
     # Frames of one flight can be one group.
     found = load(frames, tile_size=32, group="^(.)")
     assert found.groups.tolist() == [0] * 12 + [1] * 60
-    with pytest.raises(InputError, match="--group=folder is for classification"):
+    with pytest.raises(InputError, match="`group=folder` is for classification"):
         load(frames, tile_size=32, group="folder")
 
 
@@ -138,7 +138,7 @@ def test_classes_may_have_a_folder_for_each_group(classes):
     for path in ("a/p1/1.tiff", "a/p2/2.tiff", "b/p2/3.tiff"):
         (classes / path).parent.mkdir(exist_ok=True)
         tifffile.imwrite(classes / path, np.zeros((32, 32), np.uint16))
-    with pytest.raises(InputError, match=r"--group=folder: .*a/one.tiff must be in the folder of a group"):
+    with pytest.raises(InputError, match=r"`group=folder`: .*a/one.tiff must be in the folder of a group"):
         load(classes, group="folder")
     for path in classes.glob("*/*.tif*"):
         path.unlink()
@@ -205,9 +205,9 @@ def test_a_mask_belongs_to_the_frame_of_the_longest_name_in_its_own(frames):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data_dir": None}, "--dataset=Folder needs --data_dir, .* got None"),
-        ({"tile_size": 33}, "--tile_size must be positive"),
-        ({"tile_size": 42}, "one.tiff is 40x52, smaller than --tile_size=42"),
+        ({"data_dir": None}, "`dataset=Folder` needs `data_dir`, .* got None"),
+        ({"tile_size": 33}, "`tile_size` must be positive"),
+        ({"tile_size": 42}, "one.tiff is 40x52, smaller than `tile_size=42`"),
         ({"data_dir": "a"}, "a must have a sub-folder of raw files for each of at least two classes, .*; found 0 raw"),
     ],
 )
@@ -311,7 +311,7 @@ def test_a_file_names_classes_and_their_colors(frames):
     (frames / "classes.json").write_text(json.dumps(dict(zip(NAMES, colors, strict=True))))
     dataset = load(frames, tile_size=32, classes=NAMES)
     assert (dataset.classes, dataset.colors) == (NAMES, colors)
-    with pytest.raises(InputError, match=r"--classes=car,road differs from .*classes.json: road, car, tree, roof$"):
+    with pytest.raises(InputError, match=r"`classes=car,road` differs from .*classes.json: road, car, tree, roof$"):
         load(frames, tile_size=32, classes=("car", "road"))
 
 
@@ -364,7 +364,7 @@ def test_masks_of_one_object_have_one_value(frames):
             None,
             r"a1.png holds the values 1, 2, 3: a mask of one object has one value b",
         ),
-        (((0, 1), (*range(9),)), None, r"holds the values 1, 2, 3, 4, 5, \.\.\.: .*--classes=background,car,road$"),
+        (((0, 1), (*range(9),)), None, r"holds the values 1, 2, 3, 4, 5, \.\.\.: .*`classes=background,car,road`$"),
         (
             ((0, 1), (0, 255)),
             None,
@@ -376,7 +376,7 @@ def test_masks_of_one_object_have_one_value(frames):
             ("road", "car"),
             r"masks: all masks hold only 0 \(road\) and 255, which is ignored: ",
         ),
-        (((0, 1), (0,)), ("road", ""), "--classes: classes must be 1 to 255 different names"),
+        (((0, 1), (0,)), ("road", ""), "`classes`: classes must be 1 to 255 different names"),
     ],
 )
 def test_masks_whose_meaning_is_unclear_are_refused(frames, values, classes, message):
@@ -386,7 +386,7 @@ def test_masks_whose_meaning_is_unclear_are_refused(frames, values, classes, mes
 
 
 def test_sub_folders_name_the_classes_of_files(classes):
-    with pytest.raises(InputError, match=r"--classes is for masks: the classes of .* are its sub-folders"):
+    with pytest.raises(InputError, match=r"`classes` is for masks: the classes of .* are its sub-folders"):
         load(classes, classes=("a", "b"))
 
 

@@ -68,7 +68,7 @@ def test_another_value_of_one_camera_changes_the_identity_of_its_samples(root):
 
 
 def test_what_does_not_fit_is_said_in_one_line(root):
-    with pytest.raises(InputError, match=r"--camera must be auto for .*, such as .*far/camera.json, got drone"):
+    with pytest.raises(InputError, match=r"`camera` must be auto for .*, such as .*far/camera.json, got drone"):
         load(root, "drone")
     (root / "near/camera.json").write_text(dataclasses.replace(NEAR, pattern="BGGR").to_json())
     with pytest.raises(InputError, match="camera near: the color filter array must be RGGB, got BGGR, to be"):
@@ -83,7 +83,7 @@ def test_a_camera_beside_the_files_of_a_class_is_no_layout_of_cameras(root):
     (root / "far/blue/camera.json").write_text(NEAR.to_json())
     dataset = load(root / "far", "drone")
     assert (dataset.camera, dataset.cameras) == (isp.CAMERAS["drone"], {})
-    with pytest.raises(InputError, match=r"--by=camera: all samples of Folder are from one camera"):
+    with pytest.raises(InputError, match=r"`by=camera`: all samples of Folder are from one camera"):
         shot_groups.groups(dataset, np.arange(6), ["camera"])
 
 

@@ -46,7 +46,7 @@ def test_pools_of_other_intensities_are_other_data(pool):
     others = datasets.pooled({0.1: TENTH, 1.0: FULL}), datasets.pooled({0.1: TENTH, 0.25: HALF, 1.0: FULL}), FULL
     assert len({pool.fingerprint, *(other.fingerprint for other in others)}) == 4
     assert datasets.pooled({1.0: FULL}) is FULL
-    with pytest.raises(InputError, match=r"^--iso=0\.5 and --iso=0\.1 must have the same samples$"):
+    with pytest.raises(InputError, match=r"^`iso=0\.5` and `iso=0\.1` must have the same samples$"):
         datasets.pooled({0.1: TENTH, 0.5: dataclasses.replace(HALF, names=HALF.names[::-1])})
 
 
@@ -73,5 +73,5 @@ def test_other_groups_are_other_content(pool):
 
 
 def test_intensities_that_are_not_there_are_refused():
-    with pytest.raises(InputError, match=r"--iso must be one of the published intensities 0.01, .*, got 0.3"):
+    with pytest.raises(InputError, match=r"`iso` must be one of the published intensities 0.01, .*, got 0.3"):
         datasets.load("Synthetic", iso=(0.1, 0.3))

@@ -169,7 +169,7 @@ def test_an_interrupted_download_is_not_taken_for_a_data_set(drone, file):
     assert published.is_there("Drone", root, FULL)
     (root / f"drone/{file}.part").write_bytes(b"half")
     assert not published.is_there("Drone", root, FULL)
-    with pytest.raises(InputError, match=rf"{file}.part in --data_dir=.* is from an interrupted download: run"):
+    with pytest.raises(InputError, match=rf"{file}.part in `data_dir=.*` is from an interrupted download: run"):
         datasets.load("Drone", data_dir=root)
 
 

@@ -90,16 +90,16 @@ def test_parts_of_the_scenes_are_classes_or_an_object(root, tmp_path):
     np.testing.assert_array_equal(nucleus.samples(np.arange(IMAGES))[1], masks == 1)
     assert len({each.content for each in (white, parts, chosen, of("nucleus"))}) == 4
     for wrong in (("white cell",), ("nucleus", "nucleus")):
-        with pytest.raises(InputError, match="--classes must be one or more of nucleus, cytoplasm, red cell, got "):
+        with pytest.raises(InputError, match="`classes` must be one or more of nucleus, cytoplasm, red cell, got "):
             of(*wrong)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "Microscope"}, "--dataset must be one of Synthetic, .*, Folder, Microscopy, .*, got 'Microscope'"),
-        ({"synthetic_size": 33}, "synthetic data set: --synthetic_size must be even and from 32 to 1024, got 33"),
-        ({"synthetic_images": 4}, r"--synthetic_images must be from 5 \(one per class\) to 1000000, got 4"),
+        ({"name": "Microscope"}, "`dataset` must be one of Synthetic, .*, Folder, Microscopy, .*, got 'Microscope'"),
+        ({"synthetic_size": 33}, "synthetic data set: `synthetic_size` must be even and from 32 to 1024, got 33"),
+        ({"synthetic_images": 4}, r"`synthetic_images` must be from 5 \(one per class\) to 1000000, got 4"),
     ],
 )
 def test_refuses_settings(tmp_path, arguments, message):

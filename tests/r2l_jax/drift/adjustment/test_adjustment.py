@@ -320,10 +320,10 @@ def test_a_model_is_adapted_to_several_drifts_at_once(config, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"exposures": (), "pipelines": ()}, "no drift to adapt to: give --intensities"),
-        ({"parameters": ("hue",)}, "--parameters must be one of all, black_level, .* got 'hue'"),
-        ({"labeled": 33}, "--labeled=33 is too many for light=0.25: it has 32 images to adapt to and 8 others"),
-        ({"cameras": ("auto",)}, "--cameras must be drone, microscopy or a JSON file, got auto"),
+        ({"exposures": (), "pipelines": ()}, "no drift to adapt to: give `intensities`"),
+        ({"parameters": ("hue",)}, "`parameters` must be one of all, black_level, .* got 'hue'"),
+        ({"labeled": 33}, "`labeled=33` is too many for light=0.25: it has 32 images to adapt to and 8 others"),
+        ({"cameras": ("auto",)}, "`cameras` must be drone, microscopy or a JSON file, got auto"),
     ],
 )
 def test_refuses(config, change, message):

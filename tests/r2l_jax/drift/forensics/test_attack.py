@@ -77,6 +77,6 @@ def test_differences_are_recorded(attacked):
 
 def test_refuses_a_parameter_that_the_pipeline_lacks_before_it_trains(attacked):
     config = replace(attacked[0], run_name="refused", adv_parameters="additive_layer", adv_noise_layer=False)
-    with pytest.raises(InputError, match=r"^--adv_parameters must be one of all, .*; give --adv_noise_layer as well$"):
+    with pytest.raises(InputError, match=r"^`adv_parameters` must be one of all, .*; give `adv_noise_layer` as well$"):
         train.run(config, Attack)
     assert not (config.run_dir / "fold_0").exists()

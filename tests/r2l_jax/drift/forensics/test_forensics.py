@@ -110,9 +110,9 @@ def test_a_request_to_stop_is_met_between_analyses(config, calls, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"adv_parameters": ("hue",)}, "--adv_parameters must be one of all, black_level, .* got 'hue'"),
-        ({"map": ("gamma_correct", "gamma_correct")}, "--map must be two of .* got 'gamma_correct,gamma_correct'"),
-        ({"by": ("lens",)}, "--by=lens: .* has no shot metadata; a Folder has"),
+        ({"adv_parameters": ("hue",)}, "`adv_parameters` must be one of all, black_level, .* got 'hue'"),
+        ({"map": ("gamma_correct", "gamma_correct")}, "`map` must be two of .* got 'gamma_correct,gamma_correct'"),
+        ({"by": ("lens",)}, "`by=lens`: .* has no shot metadata; a Folder has"),
     ],
 )
 def test_refuses_before_anything_is_analyzed(config, calls, change, message):

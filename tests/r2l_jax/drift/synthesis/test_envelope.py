@@ -237,7 +237,7 @@ def test_a_camera_is_inside_or_not(settings, tmp_path, capsys):
         envelope.run(settings({"black_level": [-20, 20]}, cameras=(str(file),), proposals=0))
         assert f"camera=camera {words}" in capsys.readouterr().out
     file.write_text(isp.Camera([0.1], pattern="MONO").to_json())
-    with pytest.raises(InputError, match="--cameras=camera must have the pattern RGGB, got MONO"):
+    with pytest.raises(InputError, match="`cameras=camera` must have the pattern RGGB, got MONO"):
         envelope.run(settings({"black_level": [-20, 20]}, cameras=(str(file),)))
 
 
@@ -255,9 +255,9 @@ def test_an_exported_model_carries_the_statement_along(settings, tmp_path, monke
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"draws": 103}, "--draws=103 cannot show --fraction=0.95 with --confidence=0.95: that takes 104"),
+        ({"draws": 103}, "`draws=103` cannot show `fraction=0.95` with `confidence=0.95`: that takes 104"),
         ({"draws": 89, "proposals": 0}, "that takes 90 even if no camera fails"),
-        ({"fraction": 1.0}, "--fraction must be between 0 and 1, got 1.0"),
+        ({"fraction": 1.0}, "`fraction` must be between 0 and 1, got 1.0"),
     ],
 )
 def test_draws_that_can_show_nothing_are_refused(settings, values, words):

@@ -300,10 +300,10 @@ def test_scores_by_class_are_its_recall(runs, settings, score):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"against": ("weather",)}, "--against must be one of pipelines, "),
-        ({"against": ("sensor",), "severities": ()}, "--severities is empty"),
-        ({"against": ("cameras",)}, "--cameras is empty"),
-        ({"cameras": ("drone",)}, "--cameras has no effect without --against=cameras or --envelope"),
+        ({"against": ("weather",)}, "`against` must be one of pipelines, "),
+        ({"against": ("sensor",), "severities": ()}, "`severities` is empty"),
+        ({"against": ("cameras",)}, "`cameras` is empty"),
+        ({"cameras": ("drone",)}, "`cameras` has no effect without `against=cameras` or `envelope`"),
     ],
 )
 def test_settings_that_are_wrong_are_named(change, message):
@@ -312,9 +312,9 @@ def test_settings_that_are_wrong_are_named(change, message):
 
 
 def test_runs_that_do_not_go_together_are_named(settings, runs):
-    with pytest.raises(InputError, match=r"--run=first/ is given twice"):
+    with pytest.raises(InputError, match=r"`run=first`/ is given twice"):
         evaluation.run(dataclasses.replace(settings, run=("first", "first/")))
     others = dataclasses.replace(DATASET, names=DATASET.names[::-1])
     runs["second"] = [brightness.fold(others, range(8), range(8, 16))]
-    with pytest.raises(InputError, match=r"--run=second was trained on brightness, not on .* of --run=static: "):
+    with pytest.raises(InputError, match=r"`run=second` was trained on brightness, not on .* of `run=static`: "):
         evaluation.run(dataclasses.replace(settings, run=("static", "second")))

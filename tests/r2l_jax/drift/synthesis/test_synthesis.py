@@ -290,16 +290,16 @@ def test_sets_of_masks_name_their_classes_and_boxes_are_refused(base, tmp_path, 
 def test_data_that_is_processed_already_is_named(base, written, monkeypatch):
     processed = dataclasses.replace(written, camera=None)
     monkeypatch.setattr(datasets, "load", lambda name, **settings: processed)
-    with pytest.raises(InputError, match="--dataset=Synthetic is already processed and has no raw data"):
+    with pytest.raises(InputError, match="`dataset=Synthetic` is already processed and has no raw data"):
         synthesis.run(base)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"corruptions": ("contrast",), "severities": ()}, r"--severities is empty"),
-        ({"intensities": ()}, r"--intensities, --exposures, --sensor and --cameras are all empty"),
-        ({"dataset": "Folder", "intensities": (1.0,)}, r"--intensities: a Folder has only one intensity"),
+        ({"corruptions": ("contrast",), "severities": ()}, r"`severities` is empty"),
+        ({"intensities": ()}, r"`intensities`, `exposures`, `sensor` and `cameras` are all empty"),
+        ({"dataset": "Folder", "intensities": (1.0,)}, r"`intensities`: a Folder has only one intensity"),
     ],
 )
 def test_settings_that_are_wrong_are_named(change, message):
