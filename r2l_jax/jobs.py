@@ -1,4 +1,4 @@
-"""Processes many items: in this process, in others on this machine, or on the workers of a Dask or Slurm cluster.
+"""Processes many items: in this process, in others on this machine, or on the workers of a Dask cluster.
 
 A job is a call that can be repeated: it writes its results to files, and a repeated call resumes or replaces them.
 Every worker runs one job at a time, and can access the files of the program that submits the jobs. Dask restarts a job
@@ -10,11 +10,9 @@ import contextlib
 import dataclasses
 import importlib.util
 import itertools
-import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import sys
 import threading
@@ -37,8 +35,8 @@ Result = TypeVar("Result")
 AT_ONCE = 4
 
 SETTING = (
-    "where jobs run: serial, in this process; local:<n>, in n processes on this machine; tcp://<host>:<port>, on the "
-    "workers of a Dask scheduler; or a JSON file with the options of a Slurm cluster"
+    "where jobs run: serial, in this process; local:<n>, in n processes on this machine; or tcp://<host>:<port>, on "
+    "the workers of a Dask scheduler"
 )
 
 # How often Dask restarts a job that raises an error.
@@ -217,15 +215,16 @@ def finished(ended: Generator[Ended, None, None], items: Collection[Item]) -> tu
 
 
 def prepare(scheduler: str) -> None:
-    """Checks `--scheduler` and its packages, and leaves GPUs to workers. Must be called before anything is computed."""
-    asked_for(scheduler)
-    if scheduler != "serial":
-        if importlib.util.find_spec("distributed") is None:
-            raise InputError(f"`scheduler={scheduler}` needs Dask: pip install 'r2l_jax[cluster]'")
-        if scheduler.endswith(".json") and shutil.which("sbatch") is None:
-            # Dask would report it in its background, and wait for workers forever.
-            raise InputError(f"`scheduler={scheduler}` needs Slurm: this machine has no sbatch")
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    """Checks `scheduler` and its packages, and leaves GPUs to workers. Must be called before anything is computed."""
+    if scheduler == "serial":
+        return
+    if not re.fullmatch(r"local:[1-9][0-9]{0,3}|tcp://.+", scheduler):
+        raise InputError(
+            f"`scheduler` must be serial, local:<number of processes> or tcp://<host>:<port>, got {scheduler!r}"
+        )
+    if importlib.util.find_spec("distributed") is None:
+        raise InputError(f"`scheduler={scheduler}` needs Dask: pip install 'r2l_jax[cluster]'")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def prepare_worker(dask_worker: Any) -> None:
@@ -247,69 +246,33 @@ def prepare_worker(dask_worker: Any) -> None:
 
 @contextlib.contextmanager
 def _joined(scheduler: str) -> Iterator[Any]:
-    """Yields a client for the workers of a `--scheduler`, and ends the workers that it started."""
+    """Yields a client for the workers of a scheduler, and ends the workers that it started."""
     import dask.config
 
     # Set before the import: Dask also reports the start and the end of workers.
     dask.config.set({"logging": {"distributed": "error"}})
     import distributed
 
-    count, options = asked_for(scheduler)
     environ = dask.config.get("distributed.nanny.pre-spawn-environ")
     dask.config.set({"distributed.nanny.pre-spawn-environ": {**environ, **_ENVIRON}})
     # A job that waits at a worker would count as failed if the worker died.
     dask.config.set({"distributed.scheduler.worker-saturation": 1.0})
     with contextlib.ExitStack() as held:
+        place: Any = scheduler
         if scheduler.startswith("local:"):
             # No memory limit, because workers keep freed memory for their next arrays, and Dask would pause or kill
             # them for that.
             limits = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": "127.0.0.1:0"}
+            count = int(scheduler.removeprefix("local:"))
             place = held.enter_context(distributed.LocalCluster(n_workers=count, processes=True, **limits))
-        elif scheduler.startswith("tcp://"):
-            place = scheduler
-        else:
-            handler = signal.getsignal(signal.SIGINT)
-            from dask_jobqueue.slurm import SLURMCluster  # sets a handler that ends the program silently
-
-            signal.signal(signal.SIGINT, handler)
-            # One worker of one thread for each job, so that a job has the memory and the GPU of its allocation.
-            defaults = {"processes": 1, "worker_extra_args": ["--nthreads", "1"]}
-            prologue = [f"export {name}={value}" for name, value in _ENVIRON.items()]
-            prologue += options.pop("job_script_prologue", [])
-            try:
-                place: Any = held.enter_context(SLURMCluster(**defaults | options, job_script_prologue=prologue))
-            except (TypeError, ValueError) as error:
-                raise InputError(f"`scheduler={scheduler}`: {one_line(error)}") from None
-            place.scale(jobs=count)
         try:
             client = held.enter_context(distributed.Client(place, timeout=30))
         except OSError as error:
             raise InputError(f"`scheduler={scheduler}` cannot be reached: {one_line(error)}") from None
         except MemoryError:
-            if not scheduler.startswith("tcp://"):
+            if scheduler.startswith("local:"):
                 raise
             # Dask takes the first bytes of the answer, such as "HTTP/1.1", for the length of a message.
             raise InputError(f"`scheduler={scheduler}`: another server answers there, not a Dask scheduler") from None
         client.register_worker_callbacks(prepare_worker)
         yield client
-
-
-def asked_for(scheduler: str) -> tuple[int, dict[str, Any]]:
-    """Returns the number of workers that `--scheduler` requests, 1 if Dask decides, and Slurm's other options."""
-    if local := re.fullmatch(r"local:([1-9][0-9]{0,3})", scheduler):
-        return int(local[1]), {}
-    if scheduler == "serial" or scheduler.startswith("tcp://"):
-        return 1, {}
-    if not scheduler.endswith(".json"):
-        raise InputError(
-            "`scheduler` must be serial, local:<number of processes>, tcp://<host>:<port> or a JSON file, "
-            f"got {scheduler!r}"
-        )
-    try:
-        options = json.loads(pathlib.Path(scheduler).read_text())
-        return max(int(options.pop("jobs")), 1), options
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"`scheduler={scheduler}` must be a file with the options of dask_jobqueue.SLURMCluster and the number of "
-            f'jobs, such as {{"jobs": 8, "cores": 8, "memory": "32GB"}}: {in_words(error)}'
-        ) from None

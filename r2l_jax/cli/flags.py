@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import gc
 import math
+import operator
 import os
 import pathlib
 import shlex
@@ -29,18 +30,19 @@ from r2l_jax.errors import InputError
 Config = TypeVar("Config")
 
 
-class Bound(NamedTuple):
-    """The valid values of a number; `words` completes the message "`name` must ..."."""
+POSITIVE = msgspec.Meta(gt=0)
+NOT_NEGATIVE = msgspec.Meta(ge=0)
+FRACTION = msgspec.Meta(gt=0, lt=1)
+SEED = msgspec.Meta(ge=0, lt=2**32)
+_INT32 = msgspec.Meta(ge=-(2**31), lt=2**31)
 
-    holds: Callable[[float], bool]
-    words: str
-
-
-POSITIVE = Bound(lambda value: 0 < value < math.inf, "be positive")
-NOT_NEGATIVE = Bound(lambda value: 0 <= value < math.inf, "not be negative")
-SEED = Bound(lambda value: 0 <= value < 2**32, "be from 0 to 2**32 - 1")
-_INT32 = Bound(lambda value: -(2**31) <= value < 2**31, "be from -2**31 to 2**31 - 1")
-FRACTION = Bound(lambda value: 0 < value < 1, "be between 0 and 1")
+# The limits of a `msgspec.Meta`, and how messages say them.
+_LIMITS = {
+    "gt": (operator.gt, "above"),
+    "ge": (operator.ge, "at least"),
+    "lt": (operator.lt, "below"),
+    "le": (operator.le, "at most"),
+}
 
 _SETTING = "setting"
 
@@ -65,7 +67,7 @@ class Declared(NamedTuple):
     help: str
     choices: Sequence[str] = ()
     each: Sequence[str] = ()
-    bound: Bound | None = None
+    bound: msgspec.Meta | None = None
     kind: str = ""
     switches: Mapping[str, str] = types.MappingProxyType({})
     rare: bool = False
@@ -99,11 +101,18 @@ class Settings:
             valid, bound = declared.choices or declared.each, declared.bound
             for one in value if isinstance(value, tuple) else (value,):
                 if valid and one not in valid:
-                    raise InputError(f"`{field.name}` must be one of {', '.join(valid)}, got {one!r}")
-                of_type = _INT32 if isinstance(one, int) and bound is not SEED else None
+                    raise InputError(f"`{field.name}` must be one of {', '.join(map(_text, valid))}, got {one!r}")
+                of_type = _INT32 if type(one) is int and bound is not SEED else None
                 for each in (bound, of_type):
-                    if each is not None and not each.holds(one):
-                        raise InputError(f"`{field.name}` must {each.words}, got {one}")
+                    if each is not None:
+                        _check(field.name, one, each)
+
+
+def _check(name: str, value: float | int, bound: msgspec.Meta) -> None:
+    limits = {kind: getattr(bound, kind) for kind in _LIMITS if getattr(bound, kind) is not None}
+    if not math.isfinite(value) or not all(_LIMITS[kind][0](value, limit) for kind, limit in limits.items()):
+        words = " and ".join(f"{_LIMITS[kind][1]} {limit}" for kind, limit in limits.items())
+        raise InputError(f"`{name}` must be {words}, got {value}")
 
 
 class _Leaf(NamedTuple):
@@ -179,8 +188,9 @@ def read(settings: type[Any], values: flags.FlagValues = flags.FLAGS) -> Any:
     for leaf in leaves(settings):
         for need in leaf.declared.needs.split() if values[leaf.name].present and used[leaf.name] else ():
             if not _is_met(need, used):
-                where = "with" if need.startswith("!") else "without"
-                raise InputError(f"`{leaf.name}` has no effect {where} `{need.removeprefix('!')}`")
+                where, need = ("with", need[1:]) if need.startswith("!") else ("without", need)
+                wanted = " or ".join(f"`{each}`" for each in ([need] if "=" in need else need.split("|")))
+                raise InputError(f"`{leaf.name}` has no effect {where} {wanted}")
     return config
 
 

@@ -39,7 +39,7 @@ def read_json(path: str, argument: str) -> Any:
         with reading(path):
             return json.loads(read_text(path))
     except InputError as error:
-        raise InputError(f"`{argument}`: {error}") from None
+        raise InputError(f"`{argument}={path}`: {str(error).removeprefix(f'{path}: ')}") from None
 
 
 def _amounts(text: str, where: str) -> dict[str, str]:

@@ -11,10 +11,12 @@ intervals that the model tolerates, as measured by forensics.py. The page needs 
 
 import dataclasses
 
-from r2l_jax.cli.flags import Bound, Settings, setting
+import msgspec
+
+from r2l_jax.cli.flags import Settings, setting
 from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
 
-_PORT = Bound(lambda value: 0 <= value < 2**16, "be from 0 to 65535")
+_PORT = msgspec.Meta(ge=0, lt=2**16)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,7 @@ def given(settings, *arguments):
 
 
 def test_a_flagfile_has_the_optimization_of_the_published_program():
-    config = given(TrainConfig, f"`flagfile={pathlib.Path(__file__).parents[2] / 'configs/published.flags'}`")
+    config = given(TrainConfig, f"--flagfile={pathlib.Path(__file__).parents[2] / 'configs/published.flags'}")
     assert flat(config).items() >= PUBLISHED_OPTIMIZATION.items()
     assert config.processing.auto == ()
 

@@ -1,5 +1,4 @@
 import functools
-import json
 import os
 import signal
 import socket
@@ -15,7 +14,7 @@ from r2l_jax import jobs
 from r2l_jax.cli import startup
 from r2l_jax.cli.stop import Interrupted
 from r2l_jax.errors import InputError, warn
-from r2l_jax.jobs import Job, finished, in_threads
+from r2l_jax.jobs import Job, finished, in_threads, mapped
 
 
 def failing(error):
@@ -44,20 +43,10 @@ def test_jobs_run_in_their_order_and_one_that_fails_stops_only_those_that_need_i
     assert 0.1 <= ended[0].seconds < 5
 
 
-def test_other_schedulers_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"^`scheduler` must be serial, .* or a JSON file, got 'local:0'$"):
-        jobs.prepare("local:0")
-    (tmp_path / "slurm.json").write_text('{"cores": 8}')
-    with pytest.raises(InputError, match=r"slurm.json must be a file with .*: 'jobs'$"):
-        jobs.prepare(f"{tmp_path}/slurm.json")
-
-
-def test_a_machine_without_slurm_is_refused(tmp_path, monkeypatch):
-    pytest.importorskip("distributed")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    (tmp_path / "slurm.json").write_text('{"jobs": 8}')
-    with pytest.raises(InputError, match=r"slurm.json needs Slurm: this machine has no sbatch$"):
-        jobs.prepare(f"{tmp_path}/slurm.json")
+def test_other_schedulers_are_refused():
+    for other in ("local:0", "slurm.json"):
+        with pytest.raises(InputError, match=rf"^`scheduler` must be serial, .*, got '{other}'$"):
+            jobs.prepare(other)
 
 
 @pytest.mark.parametrize(("name", "gpu"), [(0, "2"), (3, "5"), ("tcp://10.0.0.1", "2,5")])
@@ -99,6 +88,22 @@ def test_warnings_about_items_are_one_line_with_their_number(capsys):
     assert capsys.readouterr().err == "warning: a: is dark (and likewise for 2 more of 4 files)\n"
 
 
+def test_an_error_is_raised_in_its_items_place_and_later_items_are_left_out():
+    started = []
+
+    def work(number):
+        started.append(number)
+        if number == 2:
+            raise ValueError("two")
+        return 10 * number
+
+    results = mapped(work, range(100), most=4, threads=1)
+    assert [next(results), next(results)] == [0, 10]
+    with pytest.raises(ValueError, match=r"^two$"):
+        next(results)
+    assert len(started) <= 6
+
+
 def test_only_some_items_are_taken_ahead():
     taken, held = [], threading.Event()
 
@@ -111,21 +116,6 @@ def test_only_some_items_are_taken_ahead():
     threading.Timer(0.2, lambda: held.set() if len(taken) == 3 else None).start()
     assert [each.item for each in ended] == list(range(9))
     assert held.is_set()
-
-
-def test_slurm_starts_workers_of_one_thread_as_its_file_says(tmp_path, monkeypatch):
-    distributed, slurm = pytest.importorskip("distributed"), pytest.importorskip("dask_jobqueue.slurm")
-    monkeypatch.setattr(distributed, "Client", unittest.mock.MagicMock())
-    monkeypatch.setattr(slurm, "SLURMCluster", cluster := unittest.mock.MagicMock())
-    options = {"cores": 2, "queue": "gpu", "job_script_prologue": ["module load cuda"]}
-    (tmp_path / "slurm.json").write_text(json.dumps({"jobs": 3, **options}))
-    with jobs._joined(str(tmp_path / "slurm.json")):
-        cluster().__enter__().scale.assert_called_once_with(jobs=3)
-    given = cluster.call_args_list[0].kwargs
-    assert given.items() >= {"cores": 2, "queue": "gpu", "processes": 1}.items()
-    assert given["worker_extra_args"] == ["--nthreads", "1"]
-    assert given["job_script_prologue"][0] == "export MALLOC_ARENA_MAX=1"
-    assert given["job_script_prologue"][-1] == "module load cuda"
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from r2l_jax.cli.flags import (
     FRACTION,
     NOT_NEGATIVE,
     POSITIVE,
-    Bound,
     Settings,
     build,
     flat,
@@ -31,9 +30,6 @@ DATASETS = (*SYNTHETIC_SETS, "Folder", *(name for name in PUBLISHED_SETS if not 
 # The groups of parameters that the study searched, and weights of the distance over the range of the study's figure.
 GROUPS = ("all", *(name for name in PARAMETERS if name != "debayer"))
 WEIGHTS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-
-_SEVERITY = Bound(lambda value: value in SEVERITIES, f"be one of {', '.join(map(str, SEVERITIES))}")
-_INTENSITY = Bound(lambda value: value in INTENSITIES, f"be one of {', '.join(map('{:g}'.format, INTENSITIES))}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +67,7 @@ class StudyChoice(Settings):
         needs="controls=synthesis",
     )
     severities: tuple[int, ...] = setting(
-        "for synthesis: severities of the corruptions", (3,), bound=_SEVERITY, needs="controls=synthesis"
+        "for synthesis: severities of the corruptions", (3,), each=SEVERITIES, needs="controls=synthesis"
     )
     adv_aux_weight: tuple[float, ...] = setting(
         "for forensics: weights of the distance from the default rendering (the study's lambda)",
@@ -92,7 +88,7 @@ class StudyChoice(Settings):
     low_intensity: float = setting(
         "for adjustment: measured intensity of raw images",
         0.01,
-        bound=_INTENSITY,
+        each=INTENSITIES,
         rare=True,
         needs="controls=adjustment",
     )

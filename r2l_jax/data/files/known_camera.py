@@ -141,7 +141,7 @@ def find_known_camera(name: str, argument: str = "camera") -> KnownCamera:
     try:
         return read_known_camera(pathlib.Path(name))
     except InputError as error:
-        raise InputError(f"`{argument}`: {error}") from None
+        raise InputError(f"`{argument}={name}`: {str(error).removeprefix(f'{name}: ')}") from None
 
 
 def find_camera(name: str, argument: str = "camera") -> isp.Camera | None:

@@ -2,7 +2,9 @@
 
 import dataclasses
 
-from r2l_jax.cli.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Bound, setting
+import msgspec
+
+from r2l_jax.cli.flags import FRACTION, NOT_NEGATIVE, POSITIVE, setting
 from r2l_jax.config import FinishedRun
 from r2l_jax.data.files import remote
 from r2l_jax.errors import InputError
@@ -13,7 +15,7 @@ ALARMS = ("drift", "loss")
 # A window of fewer images is not tested.
 LEAST_WINDOW = 8
 
-_WINDOW = Bound(lambda value: value >= LEAST_WINDOW, f"be at least {LEAST_WINDOW}")
+_WINDOW = msgspec.Meta(ge=LEAST_WINDOW)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

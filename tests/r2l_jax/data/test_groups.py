@@ -36,7 +36,7 @@ def test_a_folder_a_pattern_or_a_table_names_the_groups(tmp_path):
     ],
 )
 def test_refuses_patterns(how, message):
-    with pytest.raises(InputError, match=f"^--group=.*{message}"):
+    with pytest.raises(InputError, match=f"^`group=.*{message}"):
         named_groups(how, FILES[:2])
 
 

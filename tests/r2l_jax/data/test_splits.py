@@ -34,7 +34,7 @@ def write(folder, content):
 def test_a_file_names_the_part_of_each_sample(tmp_path, content, capsys):
     file = write(tmp_path, content)
     assert splits.named_parts(file, NAMES).tolist() == ["test", "train", "valid", "", "test"]
-    assert capsys.readouterr().err == f"warning: --split={file} omits 1 of 5 images, such as b/4.tiff\n"
+    assert capsys.readouterr().err == f"warning: `split={file}` omits 1 of 5 images, such as b/4.tiff\n"
 
 
 def test_a_frame_stands_for_all_of_its_tiles(tmp_path):

@@ -165,7 +165,7 @@ def test_networks_of_other_frameworks_have_a_channel_for_each_class_of_pixels(tm
 )
 def test_errors_in_one_line(base, tmp_path, code, message):
     name = custom_code.write(tmp_path / "my_head.py", code)
-    with pytest.raises(InputError, match=f"`classifier_network={name}` {message}") as error:
+    with pytest.raises(InputError, match=f"`classifier_network={name}`:? ?{message}") as error:
         Plan(replace(base, classifier_network=name))
     assert "\n" not in str(error.value)
 

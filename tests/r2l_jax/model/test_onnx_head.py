@@ -84,5 +84,5 @@ def test_a_file_is_measured_and_predicts(base, tmp_path, capsys):
     with pytest.raises(InputError, match="the head must have gradients"):
         train.run(replace(config, run_name="learned", epochs=1, freeze_classifier=True))
     write(tmp_path / "net.onnx", ["B", 3, "H", 32])
-    with pytest.raises(InputError, match=r"the weights or code of `class`.*net.onnx have changed since training"):
+    with pytest.raises(InputError, match=r"the weights or code of `class.*net.onnx` have changed since training"):
         r2l_jax.load(config.run_dir)

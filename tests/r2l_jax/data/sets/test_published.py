@@ -87,7 +87,7 @@ def test_only_a_missing_data_set_is_downloaded(microscopy, monkeypatch, name, th
 @pytest.mark.parametrize("remove", ["images/raw_scale100", "images/raw_scale100/EOS_3.tiff"])
 def test_missing_files_of_microscopy_are_named(microscopy, remove):
     (microscopy / "microscopy" / remove).rename(microscopy / "elsewhere")
-    message = f"microscopy/{remove} is not in --data_dir=.*; download it with .*download.py --dataset=Microscopy"
+    message = f"microscopy/{remove} is not in `data_dir=.*; download it with .*download.py --dataset=Microscopy"
     with pytest.raises(InputError, match=message):
         datasets.load("Microscopy", data_dir=microscopy)
 

@@ -257,7 +257,7 @@ def test_an_exported_model_carries_the_statement_along(settings, tmp_path, monke
     [
         ({"draws": 103}, "`draws=103` cannot show `fraction=0.95` with `confidence=0.95`: that takes 104"),
         ({"draws": 89, "proposals": 0}, "that takes 90 even if no camera fails"),
-        ({"fraction": 1.0}, "`fraction` must be between 0 and 1, got 1.0"),
+        ({"fraction": 1.0}, "`fraction` must be above 0 and below 1, got 1.0"),
     ],
 )
 def test_draws_that_can_show_nothing_are_refused(settings, values, words):

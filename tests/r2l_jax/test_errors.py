@@ -1,0 +1,77 @@
+"""Messages name arguments in Python and flags in programs, and rooms below the programs know no flag."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+import r2l_jax
+from r2l_jax.cli import stop
+from r2l_jax.errors import InputError, spelled, warn
+
+SOURCES = pathlib.Path(r2l_jax.__file__).parent
+
+# Commands and their arguments are no messages: those of other programs, and those that pages and closing lines show.
+OTHERS = {
+    "names.py",
+    "results/environment.py",
+    "apps/lab/saving.py",
+    "apps/monitor.py",
+    "apps/report/page.py",
+    "apps/report/pictures.py",
+    "data/sets/published.py",
+    "training/tracking.py",
+}
+
+
+def texts(path):
+    """Yields the texts of a module except docstrings and the help of settings."""
+    tree = ast.parse(path.read_text())
+    left_out = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            left_out.add(node.value)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setting":
+            left_out.update(ast.walk(node))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in left_out:
+            yield node
+
+
+def test_rooms_below_the_programs_know_no_flag():
+    found = [
+        f"{path.relative_to(SOURCES)}:{text.lineno}: {text.value}"
+        for path in SOURCES.rglob("*.py")
+        if path.relative_to(SOURCES).parts[0] not in ("programs", "cli")
+        if path.relative_to(SOURCES).as_posix() not in OTHERS
+        for text in texts(path)
+        # A boolean option of Dask's workers has two words.
+        if re.search(r"(?<![\w-])--[a-z]\w*|--$", text.value) and text.value not in ("--", "C0--")
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("`epochs` must be above 0, got -1", "--epochs must be above 0, got -1"),
+        (
+            "`run=my runs/x` is damaged; start over with `overwrite`",
+            "--run=my runs/x is damaged; start over with --overwrite",
+        ),
+        ("give `sensor=defocus=1,exposure=-0.5`", "give --sensor=defocus=1,exposure=-0.5"),
+        ("a name such as 'a`b' stays", "a name such as 'a`b' stays"),
+    ],
+)
+def test_a_program_names_flags_in_errors_and_warnings(capsys, message, expected):
+    def main():
+        warn(message)
+        raise InputError(message)
+
+    assert spelled(message) == message
+    assert stop.exit_status(main) == 1
+    warning, error = capsys.readouterr().err.splitlines()
+    assert warning == f"warning: {expected}"
+    assert error.endswith(f": error: {expected}")
+    assert spelled(message) == message
