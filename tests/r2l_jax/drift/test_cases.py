@@ -40,7 +40,7 @@ def test_results_find_the_group_of_a_kind_by_its_name_alone():
         (lambda: cases.exposures([float("nan")]), r"`exposures` must be positive, and .*, got nan"),
         (lambda: cases.exposures([1e-9]), r"`exposures` must be positive, and at most 20 stops from 1, got 1e-09"),
         (lambda: cases.sensor(["rain"], [1]), r"`sensor` must be one of underexposure, .*, got 'rain'"),
-        (lambda: cases.sensor(["rain=1"], [1]), r"`sensor=rain`=1: drifts must be among .*, got rain"),
+        (lambda: cases.sensor(["rain=1"], [1]), r"`sensor=rain=1`: drifts must be among .*, got rain"),
         (lambda: cases.cameras(["auto"]), r"`cameras` must be drone, microscopy or a JSON file, got auto"),
         (lambda: cases.corruptions(["rain"], [1]), r"`corruptions` must be one of identity, .*, got 'rain'"),
         (lambda: cases.corruptions(["contrast"], [6]), r"`severities` must be one of 1, 2, 3, 4, 5, got 6"),
@@ -98,7 +98,7 @@ def test_each_severity_is_a_point_and_each_point_a_case():
 def test_another_color_matrix_is_not_simulated_and_said_so(tmp_path, capsys):
     for matrix, words in (
         (np.array(CAMERA.color_matrix) + 0.001, ""),
-        (np.eye(3), "warning: --cameras=new: its color"),
+        (np.eye(3), "warning: `cameras=new`: its color"),
     ):
         (tmp_path / "new.json").write_text(dataclasses.replace(CAMERA, color_matrix=matrix).to_json())
         cases.check_camera(cases.cameras([str(tmp_path / "new.json")]), dataset())
@@ -132,18 +132,18 @@ def test_another_camera_is_the_difference_of_calibrations_and_combines_with_a_st
 @pytest.mark.parametrize(
     ("case", "camera", "message"),
     [
-        (cases.sensor(["lamp_color"], [1]), MONO, "`sensor=lamp_color`: .* without color filters; give `sensor=under`"),
+        (cases.sensor(["lamp_color"], [1]), MONO, "`sensor=lamp_color`: .* without color filters; give `sensor=under"),
         (cases.sensor(["color_balance"], [1]), MONO, "`sensor=color_balance`: Microscopy is from a sensor without"),
-        (cases.sensor(["defocus=1,red_gain=1"], []), MONO, "`sensor=red_gain`=1,defocus=1: .* without color filters"),
+        (cases.sensor(["defocus=1,red_gain=1"], []), MONO, "`sensor=red_gain=1,defocus=1`: .* without color filters"),
         (
             cases.sensor(["defocus=-1"], []),
             CAMERA,
-            r"`sensor=defocus`=-1: defocus must be at least 0 \(pixels RMS\), got",
+            r"`sensor=defocus=-1`: defocus must be at least 0 \(pixels RMS\), got",
         ),
         (
             cases.sensor(["exposure=nan"], []),
             CAMERA,
-            r"`sensor=exposure`=nan: exposure must be from -20 to 20 \(stops\)",
+            r"`sensor=exposure=nan`: exposure must be from -20 to 20 \(stops\)",
         ),
         (cases.cameras(["drone"]), MONO, "`cameras=drone` must have the pattern MONO, got RGGB"),
         (
@@ -151,7 +151,7 @@ def test_another_camera_is_the_difference_of_calibrations_and_combines_with_a_st
             CAMERA,
             r"`cameras=microscopy` must have gains of the signs of \[2.8.*, got \[-0.6",
         ),
-        (cases.sensor(["lamp_color=9"], []), SINGULAR, "`sensor=lamp_color`=9: .*color_matrix must have an inverse"),
+        (cases.sensor(["lamp_color=9"], []), SINGULAR, "`sensor=lamp_color=9`: .*color_matrix must have an inverse"),
     ],
 )
 def test_states_that_a_camera_cannot_have_are_refused(case, camera, message):
@@ -177,7 +177,7 @@ def test_a_camera_without_colors_has_the_other_kinds():
 )
 def test_what_makes_no_sense_for_a_run_is_refused_and_named(group, config, camera, message):
     with pytest.raises(InputError, match=rf"^`against={group}`: `run=here` was trained .*{message}[^\n]*$"):
-        cases.check([cases.Case("case", group)], config, dataset(camera), "--run=here")
+        cases.check([cases.Case("case", group)], config, dataset(camera), "`run=here`")
 
 
 def test_the_identity_of_a_case_follows_each_value_of_its_state_and_camera():
