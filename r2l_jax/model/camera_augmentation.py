@@ -13,9 +13,9 @@ from isp.sensor import noise_of
 # The ranges of uniform numbers by purpose and quantity, in the units of `isp.CameraState`. The black level is normal.
 _RANGES = {
     "exposure": {"exposure": (-0.5, 1.5)},
-    "light": {"exposure": (-math.log2(24), 0.0)},
-    "optics": {"vignetting": (0.0, 1.0), "defocus": (0.0, 0.8)},
-    "readout": {"read_noise": (1.0, 4.0)},
+    "light": {"exposure": (-math.log2(24), 1.5)},
+    "optics": {"vignetting": (0.0, 1.0), "defocus": (0.0, 2.0)},
+    "readout": {"read_noise": (1.0, 4.0), "row_noise": (0.0, 150.0)},
 }
 _BLACK_LEVEL = 80.0
 
@@ -37,11 +37,10 @@ def re_expose(
     A quarter of the images stay as they are. For the others, the purposes say what changes:
 
     - "exposure": from half a stop less to one and a half stops more, which saturates bright sites.
-    - "light": the exposure falls by up to 4.6 stops, to 1/24, as long as white keeps a signal-to-noise ratio of 8. With
-      "exposure", it also rises.
-    - "optics": the corners lose up to one stop, and a blur of up to 0.8 pixels comes before the sensor.
-    - "readout": the read noise rises to up to four times the camera's, and the black level moves with a standard
-      deviation of 80 digital numbers.
+    - "light": from 4.6 stops less, to 1/24, as long as white keeps a signal-to-noise ratio of 8, to one and a half more.
+    - "optics": the corners lose up to one stop, and a blur of up to 2 pixels comes before the sensor.
+    - "readout": the read noise rises to up to four times the camera's, rows have noise of up to 150 electrons, and the
+      black level moves with a standard deviation of 80 digital numbers.
 
     The sensor adds the missing noise, see `isp.sensor_drift.apply`.
     """

@@ -50,7 +50,9 @@ class Plan:
         # A wrong pipeline name ends the run before data is downloaded or rendered.
         _ = config.processing.named_pipeline
         self.dataset = datasets.load(config.data.dataset, download=config.data.download, **config.data.source)
-        config = replace(config, auto=_metering(config, self.dataset.camera))
+        auto = _metering(config, self.dataset.camera)
+        augmentation = _camera_augmentation(config, self.dataset.camera, auto)
+        config = replace(config, auto=auto, camera_augmentation=augmentation)
         batch_size = config.optimization.batch_size
         trains = config.optimization.epochs > 0
         seed, split_seed = config.optimization.seed, config.optimization.split_seed
@@ -160,7 +162,7 @@ def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]
     processing, named = config.processing, config.processing.named_pipeline
     if named is None or camera is None:
         return ()
-    is_frozen = config.model.freeze_classifier or config.attack.adv_training or not config.optimization.epochs
+    is_frozen = _is_head_frozen(config)
     if uri := processing.processor_uri:
         known = _metering_of_run(config, f"`processor_uri={uri}`", uri)
         if processing.auto not in (None, known):
@@ -176,6 +178,19 @@ def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]
     if is_frozen and (uri := config.model.classifier_uri):
         return _metering_of_run(config, f"`classifier_uri={uri}`", uri)
     return () if is_frozen else AUTO
+
+
+def _camera_augmentation(config: TrainConfig, camera: isp.Camera | None, auto: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the setting, or where raw images are metered and the head is trained, the purpose `exposure`."""
+    if config.optimization.camera_augmentation is not None:
+        return config.optimization.camera_augmentation
+    named = config.processing.named_pipeline
+    meters = bool(auto) or (named is not None and camera is not None and bool(metering_of(named(camera))))
+    return ("exposure",) if meters and not _is_head_frozen(config) else ()
+
+
+def _is_head_frozen(config: TrainConfig) -> bool:
+    return config.model.freeze_classifier or config.attack.adv_training or not config.optimization.epochs
 
 
 def _metering_of_run(config: TrainConfig, where: str, uri: str) -> tuple[str, ...]:

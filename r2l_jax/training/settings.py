@@ -89,11 +89,11 @@ class OptimizationSettings(Settings):
         "weak",
         choices=("none", "weak", "strong"),
     )
-    camera_augmentation: tuple[str, ...] = setting(
+    camera_augmentation: tuple[str, ...] | None = setting(
         "take each raw image again in other light and with another camera: exposure (half a stop less to 1.5 more), "
-        "light (down to 1/24), optics (vignetting, blur), readout (read noise, black level), several of them, "
-        "or none",
-        (),
+        "light (down to 1/24, up to 1.5 stops more), optics (vignetting, blur), readout (read and row noise, black "
+        "level), several of them, or none; default: exposure where --auto meters",
+        None,
         each=PURPOSES,
     )
     check_val_every_n_epoch: int = setting("validate after every n-th epoch and the last", 1, bound=POSITIVE, rare=True)

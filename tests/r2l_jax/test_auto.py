@@ -52,32 +52,37 @@ def make(camera):
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
+    ("settings", "expected", "augments"),
     [
-        ({}, BOTH),
-        ({"auto": ()}, ()),
-        ({"auto": ("exposure",)}, ("exposure",)),
-        ({"processing_mode": "none"}, ()),
-        ({"epochs": 0, "classifier_uri": "metered"}, BOTH),
-        ({"freeze_classifier": True, "classifier_uri": "plain"}, ()),
-        ({"freeze_classifier": True, "classifier_uri": "metered"}, BOTH),
-        ({"freeze_classifier": True, "classifier_uri": "metered", "auto": ("exposure",)}, ("exposure",)),
-        ({"freeze_classifier": True, "classifier_uri": "metered", "pipeline": "my_isp.py:make"}, ()),
-        ({"adv_training": True, "classifier_uri": "plain"}, ()),
-        ({"processor_uri": "metered"}, BOTH),
-        ({"processor_uri": "plain"}, ()),
-        ({"pipeline": "my_isp.py:make"}, ()),
+        ({}, BOTH, True),
+        ({"camera_augmentation": ()}, BOTH, False),
+        ({"auto": ()}, (), False),
+        ({"auto": ("exposure",)}, ("exposure",), True),
+        ({"processing_mode": "none"}, (), False),
+        ({"epochs": 0, "classifier_uri": "metered"}, BOTH, False),
+        ({"freeze_classifier": True, "classifier_uri": "plain"}, (), False),
+        ({"freeze_classifier": True, "classifier_uri": "metered"}, BOTH, False),
+        ({"freeze_classifier": True, "classifier_uri": "metered", "auto": ("exposure",)}, ("exposure",), False),
+        ({"freeze_classifier": True, "classifier_uri": "metered", "pipeline": "my_isp.py:make"}, (), False),
+        ({"adv_training": True, "classifier_uri": "plain"}, (), False),
+        ({"processor_uri": "metered"}, BOTH, True),
+        ({"processor_uri": "plain"}, (), False),
+        ({"pipeline": "my_isp.py:make"}, (), True),
     ],
 )
-def test_a_training_meters_unless_its_network_or_pipeline_is_given(base, one_epoch, fold, tmp_path, settings, expected):
+def test_a_training_meters_and_sees_other_exposures_unless_its_network_or_pipeline_is_given(
+    base, one_epoch, fold, tmp_path, settings, expected, augments
+):
     runs = {"metered": str(fold.folder.parent), "plain": str(one_epoch.run_dir)}
     (tmp_path / "my_isp.py").write_text(OWN_ISP)
     places = {**runs, "my_isp.py:make": f"{tmp_path}/my_isp.py:make"}
     given = {name: places.get(value, value) if isinstance(value, str) else value for name, value in settings.items()}
-    config = replace(base, **{"run_name": "default", "auto": None, **given})
+    config = replace(base, **{"run_name": "default", "auto": None, "camera_augmentation": None, **given})
     plan = Plan(config, Attack if config.attack.adv_training else GradientDescent)
     assert plan.steps.architecture.processing.auto == expected
     assert plan.described["flags"]["auto"] == list(expected)
+    assert plan.steps.camera_augmentation == (("exposure",) if augments else ())
+    assert plan.described["flags"]["camera_augmentation"] == list(plan.steps.camera_augmentation)
 
 
 def test_the_processor_of_another_run_keeps_its_metering(base, one_epoch, fold):
