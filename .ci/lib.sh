@@ -35,6 +35,7 @@ in_environment() (
 lint() {
     timed ruff check .
     timed ruff format --check .
+    timed codespell isp tasks r2l_jax scripts tests docs README.md
     timed lint-imports
     # Without --project, a configuration in a folder above would win.
     timed pyright --project .
@@ -85,9 +86,33 @@ slow_tenth() {
     fi
 }
 
-# The tests with the Python of the environment on PATH, and without Flax's graph mode, as will be its default.
+# The tests with the Python of the environment on PATH, and without Flax's graph mode, as will be its default. Prints the
+# share of the lines that ran in the tests' own processes, so not of the programs that they start.
 run_tests() {
-    NNX_GRAPH_MODE=false timed eval "${tests#.venv/bin/}"
+    NNX_GRAPH_MODE=false COVERAGE_CORE=sysmon \
+        timed eval "${tests#.venv/bin/} --cov=isp --cov=tasks --cov=r2l_jax --cov-report="
+    echo "lines that the quick tests run: $(coverage report --format=total)%"
+}
+
+# Builds the wheel, and uses what it holds besides modules: the report's templates and the study's published scores.
+use_wheel() {
+    timed .venv/bin/pip wheel --quiet --no-deps --wheel-dir "$work/wheel" .
+    timed .venv/bin/pip install --quiet --no-deps --target "$work/installed" "$work"/wheel/*.whl
+    local python=$PWD/.venv/bin/python run=$PWD/runs/quickstart/parametrized
+    (
+        cd "$work"
+        export PYTHONPATH=$work/installed
+        "$python" - <<'EOF'
+import pathlib, r2l_jax
+from r2l_jax.apps.study import published
+
+assert pathlib.Path(r2l_jax.__file__).is_relative_to(pathlib.Path("installed").resolve()), r2l_jax.__file__
+assert r2l_jax.__version__, "a version"
+assert published.published("classification").source, "scores"
+EOF
+        timed "$python" -c "from r2l_jax.programs import start; start('report')" --run="$run" --output="$work/report.html"
+    )
+    grep -q "</html>" "$work/report.html"
 }
 
 # Prints "MAJOR MINOR" of a Python, and nothing for one that does not start or is no final release.
@@ -119,6 +144,7 @@ check_all() {
 
     in_environment python3 dev lint build_docs
     train_quick_start
+    use_wheel
     install_browser
     timed eval "$tests"
     for step in "${@:2}"; do

@@ -8,11 +8,14 @@ if TYPE_CHECKING:
     from r2l_jax.model.normalized_heads import from_flax, from_onnx, from_torch
     from r2l_jax.training.run import load
 
-__all__ = ["data", "from_flax", "from_onnx", "from_torch", "load"]
+__version__: str
+__all__ = ["__version__", "data", "from_flax", "from_onnx", "from_torch", "load"]
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use, because the libraries that read raw files and checkpoints take seconds.
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version(__name__)
     if name == "data":
         return importlib.import_module(f"{__name__}.data")
     if name in ("from_flax", "from_onnx", "from_torch"):

@@ -37,7 +37,7 @@ def re_expose(
     A quarter of the images stay as they are. For the others, the purposes say what changes:
 
     - "exposure": from half a stop less to one and a half stops more, which saturates bright sites.
-    - "light": from 4.6 stops less, to 1/24, as long as white keeps a signal-to-noise ratio of 8, to one and a half more.
+    - "light": from 4.6 stops less, as long as white keeps a signal-to-noise ratio of 8, to one and a half more.
     - "optics": the corners lose up to one stop, and a blur of up to 2 pixels comes before the sensor.
     - "readout": the read noise rises to up to four times the camera's, rows have noise of up to 150 electrons, and the
       black level moves with a standard deviation of 80 digital numbers.
