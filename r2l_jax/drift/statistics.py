@@ -129,9 +129,7 @@ def interval(outcomes: Float[np.ndarray, "*lead M S"], about: About = "recipe") 
 
 
 def difference(
-    first: Float[np.ndarray, "*lead M S"],
-    second: Float[np.ndarray, "*lead N S"],
-    about: About = "recipe",
+    first: Float[np.ndarray, "*lead M S"], second: Float[np.ndarray, "*lead N S"], about: About = "recipe"
 ) -> Difference:
     """Estimates the difference of two groups of seeds, which were tested on the same samples.
 
@@ -158,6 +156,14 @@ def log_ratio(
     if min(means) <= 0 or interval(denominator, about).low <= 0:
         return None
     return interval(np.log(means[0] / means[1]) + numerator / means[0] - denominator / means[1], about)
+
+
+def holm(p_values: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
+    """Corrects p-values for their number (Holm, "A simple sequentially rejective multiple test procedure", 1979)."""
+    order = np.argsort(p_values, kind="stable")
+    corrected = np.empty_like(p_values)
+    corrected[order] = np.maximum.accumulate(np.minimum(p_values[order] * np.arange(len(order), 0, -1), 1))
+    return corrected
 
 
 def check_about(about: About, *members: int) -> None:
@@ -286,10 +292,11 @@ def members_needed(outcomes: Float[np.ndarray, "M S"], half_width: float) -> int
     return int(wanted[enough.argmax()]) if enough.any() else None
 
 
-def samples_needed(outcomes: Float[np.ndarray, "M S"], half_width: float) -> int:
-    """Computes how many samples an interval about these models takes, whose ends are `half_width` from the estimate."""
-    deviation = outcomes.mean(0).std(ddof=1)
-    return int(np.ceil((NORMAL_QUANTILE * deviation / half_width) ** 2))
+def samples_needed(
+    outcomes: Float[np.ndarray, " S"], half_width: float, weights: Float[np.ndarray, " S"] | None = None
+) -> int:
+    """Computes how many samples an interval about a model takes, whose ends are `half_width` from the estimate."""
+    return int(np.ceil((NORMAL_QUANTILE / half_width) ** 2 * np.cov(outcomes, aweights=weights)))
 
 
 def upper_limit(losses: Float[np.ndarray, "*lead S"], error: float) -> Numbers:

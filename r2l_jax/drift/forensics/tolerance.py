@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from r2l_jax.data.groups import numbered
@@ -13,9 +14,9 @@ from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.dots import LINEAR
 from r2l_jax.drift.forensics.config import ToleranceSettings
-from r2l_jax.drift.measure import Model, Samples, measure
+from r2l_jax.drift.measure import Model, Outcomes, Samples, measure
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.knobs import Knob, format_value, turned
+from r2l_jax.drift.search.knobs import Knob, format_value
 from r2l_jax.errors import InputError
 from r2l_jax.results.heat_map import heat_map
 from r2l_jax.results.result import INK, SCORE, Column, Figure, Result, Table
@@ -23,11 +24,9 @@ from r2l_jax.training.artifact import Artifact
 
 RESAMPLES = 200
 
-# The greatest length of the first step from the default, in natural ranges: two percent of a gain.
-_FIRST_STEP = 0.02
-
-# How often the gap between the last position that passes and the first that fails is halved.
-_HALVINGS = 3
+# The number of positions on each side of a knob's default, and the first of them in natural ranges: two percent of a
+# gain.
+_POSITIONS, _FIRST = 16, 0.02
 
 _PERCENTILES = (5, 95)
 
@@ -36,25 +35,6 @@ _CELLS = 4
 
 # Differences of scores below this are rounding.
 _ROUNDING = 1e-6
-
-# The positions of some knobs by name; all others stand at 0, their default.
-Point = tuple[tuple[str, float], ...]
-
-
-class Side(NamedTuple):
-    """One side of a knob's default: the knob's name, and its limit on that side."""
-
-    name: str
-    limit: float
-
-    def outward(self) -> list[float]:
-        """Returns positions from the default to the limit, each twice as far from the default as the one before it."""
-        halvings = math.ceil(math.log2(max(abs(self.limit) / _FIRST_STEP, 1)))
-        return [0.0, *(self.limit / 2**halving for halving in range(halvings, -1, -1) if self.limit)]
-
-    def points(self, positions: Iterable[float]) -> list[Point]:
-        """Returns the point at each position."""
-        return [((self.name, position),) if position else () for position in positions]
 
 
 class End(NamedTuple):
@@ -72,61 +52,7 @@ class End(NamedTuple):
     interval: tuple[float, float]
     at_limit: bool
     failing: float | None
-    samples_needed: float | None
-
-
-class _Scores:
-    """Measures the scores at points of a processing, each once: on all samples, then on each resample of the groups.
-
-    `default` has the scores of the default rendering, and `floor` the least scores that pass.
-    """
-
-    def __init__(self, fold: Artifact, tolerance: float, batch_size: int, seed: int):
-        self.frozen, self._model = Frozen(fold.model, fold.task), fold.model
-        self.knobs, self._samples = self.frozen.knobs, Samples.of(fold, batch_size)
-        groups = numbered(fold.dataset.groups_of(fold.measured_indices).tolist())
-        count = int(groups.max()) + 1
-        # Resamples of one group are all alike.
-        self.is_alone = count < 2
-        drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)[:, groups]
-        self._counts = np.concatenate([np.ones((1, len(groups))), drawn])
-        self._known: dict[Point, tuple[np.ndarray, np.ndarray]] = {}
-        self.measure([()], "default")
-        self.default, self._tolerance = self.at([()])[0], tolerance
-        self.floor = self.default - tolerance - _ROUNDING
-
-    def measure(self, points: Iterable[Point], title: str) -> None:
-        """Measures points that are not known yet, all together."""
-        left = [point for point in dict.fromkeys(points) if point not in self._known]
-        declarations, default = self.frozen.declarations, self.frozen.default
-        models = {
-            f"{number}": Model(
-                self._model, turned(declarations, default, [(self.knobs[name], position) for name, position in point])
-            )
-            for number, point in enumerate(left)
-        }
-        if not models:
-            return
-        found = measure(models, [CLEAN], self._samples, title=title)
-        for name, point in zip(models, left, strict=True):
-            self._known[point] = np.asarray(found.scoring(found.at(name), self._counts)), found.by_group(name)
-
-    def at(self, points: Iterable[Point]) -> np.ndarray:
-        """Returns the scores at known points `(points, 1 + RESAMPLES)`."""
-        return np.stack([self._known[point][0] for point in points])
-
-    def shown(self, points: Iterable[Point]) -> np.ndarray:
-        """Tells at which known points failure is shown: on all samples, and on all but 5% of the resamples."""
-        fails = self.at(points) < self.floor
-        return fails[:, 0] & (fails[:, 1:].mean(1) >= _PERCENTILES[1] / 100) & (not self.is_alone)
-
-    def samples_needed(self, point: Point) -> int:
-        """Computes the samples needed to show a drop of the tolerance, from the outcomes at a known point."""
-        lost = self._known[()][1] - self._known[point][1]
-        if len(lost) < 2:
-            return 0
-        # Groups of as many samples as these have on average.
-        return statistics.samples_needed(lost[None], self._tolerance) * len(self._samples.indices) // len(lost)
+    samples_needed: int | None
 
 
 def check(fold: Artifact, settings: ToleranceSettings) -> None:
@@ -140,20 +66,14 @@ def check(fold: Artifact, settings: ToleranceSettings) -> None:
 def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: int) -> Result:
     """Finds the interval of each knob in which the score stays near the default's, with progress bars on stderr.
 
-    Each knob (see `knobs_of`) moves from the default towards both of its limits; each position is twice as far from the
-    default as the one before it. A position passes if its score is below the default's by at most the tolerance. Then
-    the gap between the first position that fails and the position before it is halved three times. The interval ends
-    where a straight line between the scores of these two positions crosses the tolerance, or at the limit if all
-    positions pass. Positions beyond the first one that fails are ignored.
+    Each knob (see `knobs_of`) moves alone to 16 positions on each side of its default, whose distances grow by equal
+    factors from 0.02 natural ranges to the limit. A position passes if its score is below the default's by at most the
+    tolerance. The interval ends where a straight line between the scores of the first position that fails and of the
+    one before it crosses the tolerance, or at the limit if all positions pass. For a gain, the first is 1.44 times as
+    far from the default as the other.
 
-    An end is therefore known to 1/32 of the distance that was tried: the gap after doubling is half of that distance,
-    three halvings leave a sixteenth of it, and the score crosses the tolerance within 1/32 of the middle of that gap,
-    in which the line interpolates. Only an end within the first step, 0.02 natural ranges, is known less well, to a
-    sixteenth of that step.
-
-    The uncertainty of each end is a bootstrap interval over the groups of samples: the 5th to the 95th
-    percentile of the ends of 200 resamples, each compared with its default. Doubling continues until failure is shown,
-    so that few resamples end beyond the measured positions. An end at the limit counts as the limit.
+    The uncertainty of each end is a bootstrap interval over the groups of samples: the 5th to the 95th percentile of
+    the ends of 200 resamples, each compared with its default. An end at the limit counts as the limit.
 
     Where the score crosses the tolerance, the drop on other samples may well be smaller. So each end has a second
     position: the nearest one measured at which all but 5% of the resamples lose more than the tolerance, which is a
@@ -163,35 +83,52 @@ def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: 
     The map of two knobs reaches to twice their intervals, but not beyond their limits.
     The numbers do not depend on the `batch_size`; the `seed` is for the resamples.
     """
-    tolerance, score, samples = settings.tolerance / 100, fold.task.score.name, len(fold.measured_indices)
-    scores = _Scores(fold, tolerance, batch_size, seed)
-    ends = _ends(scores)
+    tolerance, score, samples = settings.tolerance / 100, fold.task.score.name, Samples.of(fold, batch_size)
+    frozen, groups = Frozen(fold.model, fold.task), numbered(samples.dataset.groups_of(samples.indices).tolist())
+    knobs, count = frozen.knobs, int(groups.max()) + 1
+    grids = np.array([[_grid(limit) for limit in (knob.low, knob.high)] for knob in knobs.values()])
+    points = [{name: position} for name, grid in zip(knobs, grids, strict=True) for position in grid[:, 1:].ravel()]
+    outcomes = _measured(fold, frozen, [{}, *points], samples, "tolerances")
+    # All samples, then each resample of the groups.
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)[:, groups]
+    weights = np.concatenate([np.ones((1, len(groups))), drawn])
+    scores = np.stack([np.asarray(outcomes.scoring(outcomes.at(name), weights)) for name in outcomes.models])
+    floor = scores[0] - tolerance - _ROUNDING
+    ends, places = dict[str, tuple[End, End]](), np.arange(1, len(scores)).reshape(len(knobs), 2, _POSITIONS)
+    for knob, grid, of_knob in zip(knobs.values(), grids, places, strict=True):
+        sides = [
+            _end(outcomes, scores, floor, positions, np.append(0, of_side), tolerance)
+            for positions, of_side in zip(grid, of_knob, strict=True)
+        ]
+        # The lower position of a negative gain has the higher value.
+        low, high = sorted(sides, key=lambda end, knob=knob: knob.value(end.position))
+        ends[knob.name] = low, high
     needed = [end.samples_needed for both in ends.values() for end in both if end.samples_needed is not None]
-    samples_needed = math.ceil(max(needed)) if needed else None
-    moved = {knob.parameter for knob in scores.knobs.values()}
-    left_out = {name: scores.frozen.default[name].size for name in scores.frozen.declarations if name not in moved}
+    samples_needed = max(needed) if needed else None
+    moved = {knob.parameter for knob in knobs.values()}
+    left_out = {name: frozen.default[name].size for name in frozen.declarations if name not in moved}
     metadata = {
-        "score": float(scores.default[0]),
+        "score": float(scores[0, 0]),
         "tolerance": tolerance,
-        "samples": samples,
+        "samples": len(samples.indices),
         "samples_needed": samples_needed,
-        "tolerated": {name: [scores.knobs[name].value(end.position) for end in both] for name, both in ends.items()},
+        "tolerated": {name: [knobs[name].value(end.position) for end in both] for name, both in ends.items()},
         "notes": [
-            f"default {score} {scores.default[0]:.4f}; in parentheses: 5th and 95th percentiles over resamples",
+            f"default {score} {scores[0, 0]:.4f}; in parentheses: 5th and 95th percentiles over resamples",
             *(f"not moved: {name}, {size} value{'' if size == 1 else 's'}" for name, size in left_out.items()),
-            *too_few(samples, tolerance, samples_needed),
-            *(
-                ["all samples are of one group, so no interval is known, and no failure is shown"]
-                if scores.is_alone
-                else []
-            ),
+            *too_few(len(samples.indices), tolerance, samples_needed),
+            *(["all samples are of one group, so no interval is known, and no failure is shown"] if count < 2 else []),
         ],
     }
-    tables = _tables(scores.knobs, ends, f"{score} falls by at most {settings.tolerance:g} points")
-    figures = {"tolerances": _figure(scores.knobs, ends)}
+    tables = _tables(knobs, ends, f"{score} falls by at most {settings.tolerance:g} points")
+    figures = {"tolerances": _figure(knobs, ends)}
     for number, pair in enumerate(_pairs(settings)):
         name = f"map_{number + 1}" if number else "map"
-        tables[name], figures[name] = _map(scores, pair, ends, score)
+        axes = {each: _axis(knobs[each], ends[each]) for each in pair}
+        cells = [dict(zip(pair, cell, strict=True)) for cell in itertools.product(*axes.values())]
+        mapped = _measured(fold, frozen, cells, samples, name)
+        found = np.reshape([mapped.score(cell) for cell in mapped.models], [len(axis) for axis in axes.values()])
+        tables[name], figures[name] = _map([knobs[each] for each in pair], axes, found, floor[0], score)
     return Result(metadata, tables, figures)
 
 
@@ -208,66 +145,51 @@ def _pairs(settings: ToleranceSettings) -> list[tuple[str, ...]]:
     return [settings.map[place : place + 2] for place in range(0, len(settings.map), 2)]
 
 
-def _ends(scores: _Scores) -> dict[str, tuple[End, End]]:
-    """Finds the ends of each knob's interval, in the order of their values."""
-    sides = [Side(name, limit) for name, knob in scores.knobs.items() for limit in (knob.low, knob.high)]
-    positions = {side: [0.0] for side in sides}
-    for number in itertools.count(1):
-        going = [
-            side
-            for side, each in positions.items()
-            if each[-1] != side.limit and not scores.shown(side.points(each))[-1]
-        ]
-        if not going:
-            break
-        for side in going:
-            positions[side].append(side.outward()[number])
-        scores.measure([point for side in going for point in side.points(positions[side][-1:])], f"doubling {number}")
-    for number in range(_HALVINGS):
-        middles = {}
-        for side, each in positions.items():
-            first = _first_failing(scores.at(side.points(each)), scores.floor)[0]
-            if first < len(each):
-                middles[side] = (each[first - 1] + each[first]) / 2
-                each.insert(first, middles[side])
-        points = [point for side, middle in middles.items() for point in side.points([middle])]
-        scores.measure(points, f"halving {number + 1}")
-    ends: dict[str, tuple[End, End]] = {}
-    for side, other in zip(sides[::2], sides[1::2], strict=True):
-        value = scores.knobs[side.name].value
-        # The lower position of a negative gain has the higher value.
-        low, high = sorted(
-            (_end(scores, each, positions[each]) for each in (side, other)), key=lambda end: value(end.position)
-        )
-        ends[side.name] = low, high
-    return ends
+def _grid(limit: float) -> Float[np.ndarray, " positions"]:
+    """Returns the default, 0, and the positions of a knob from it to a limit."""
+    first = min(_FIRST / max(abs(limit), _FIRST), 0.5)
+    return limit * np.append(0, np.geomspace(first, 1, _POSITIONS))
 
 
-def _first_failing(scores: np.ndarray, floor: np.ndarray) -> np.ndarray:
-    """Finds the first position below the floor, on all samples and on each resample; their number if all pass."""
-    fails = scores < floor
-    return np.where(fails.any(0), fails.argmax(0), len(scores))
+def _measured(
+    fold: Artifact, frozen: Frozen, points: Iterable[Mapping[str, float]], samples: Samples, title: str
+) -> Outcomes:
+    """Measures a model with knobs at each of some points, which give the positions of some knobs by name."""
+    models = {f"{number}": Model(fold.model, frozen.turned(point)) for number, point in enumerate(points)}
+    return measure(models, [CLEAN], samples, title=title)
 
 
-def _end(scores: _Scores, side: Side, positions: Sequence[float]) -> End:
-    """Computes where the scores of a side cross the floor."""
-    points, places = side.points(positions), np.array(positions)
-    found, floor = scores.at(points), scores.floor
-    first = _first_failing(found, floor)
-    ends, needed = np.full(len(floor), positions[-1]), None
-    crossing = np.flatnonzero(first < len(positions))
+def _end(
+    outcomes: Outcomes,
+    scores: Float[np.ndarray, "points resamples"],
+    floor: Float[np.ndarray, " resamples"],
+    positions: Float[np.ndarray, " positions"],
+    places: np.ndarray,
+    tolerance: float,
+) -> End:
+    """Computes where the scores at the places of a side's positions cross the least scores that pass."""
+    found = scores[places]
+    fails = found < floor
     # Position 0, the default, never fails, so that there is always a position before.
-    after = first[crossing]
-    passes, fails = found[after - 1, crossing], found[after, crossing]
-    fraction = (passes - floor[crossing]) / (passes - fails)
-    ends[crossing] = places[after - 1] + fraction * (places[after] - places[after - 1])
-    is_crossed = bool(first[0] < len(positions))
-    if is_crossed:
-        inner, outer = (scores.samples_needed(point) for point in points[first[0] - 1 : first[0] + 1])
-        needed = inner + float(fraction[0]) * (outer - inner)
+    crossing, after = np.flatnonzero(fails.any(0)), fails.argmax(0)[fails.any(0)]
+    passed, failed = found[after - 1, crossing], found[after, crossing]
+    fraction = (passed - floor[crossing]) / (passed - failed)
+    ends = np.full(len(floor), positions[-1])
+    ends[crossing] = positions[after - 1] + fraction * (positions[after] - positions[after - 1])
+    is_crossed, clean, needed = bool(fails[:, 0].any()), outcomes.by_group("0"), None
+    # Resamples of one group are all alike.
+    shown = fails[:, 0] & (fails[:, 1:].mean(1) >= _PERCENTILES[1] / 100) & (len(clean) > 1)
+    if is_crossed and len(clean) > 1:
+        # Between two positions, a share of the samples is as at each.
+        lost = [clean - outcomes.by_group(f"{places[place]}") for place in (after[0] - 1, after[0])]
+        shares = np.repeat([1 - fraction[0], fraction[0]], len(clean))
+        groups = statistics.samples_needed(np.concatenate(lost), tolerance, shares)
+        # In groups of as many samples as these have on average.
+        needed = groups * len(outcomes.samples) // len(clean)
     low, high = sorted(np.percentile(ends[1:], _PERCENTILES).tolist())
-    failing = next((position for position, shown in zip(positions, scores.shown(points), strict=True) if shown), None)
-    return End(float(ends[0]), (low, high), not is_crossed, failing, needed)
+    return End(
+        float(ends[0]), (low, high), not is_crossed, float(positions[shown.argmax()]) if shown.any() else None, needed
+    )
 
 
 def _tables(knobs: Mapping[str, Knob], ends: Mapping[str, tuple[End, End]], words: str) -> dict[str, Table]:
@@ -311,24 +233,16 @@ def _figure(knobs: Mapping[str, Knob], ends: Mapping[str, tuple[End, End]]) -> F
     return Figure(draw, (7, 1 + 0.25 * len(knobs)), caption)
 
 
-def _map(scores: _Scores, pair: Sequence[str], ends: Mapping[str, tuple[End, End]], score: str) -> tuple[Table, Figure]:
-    """Measures the scores while two knobs move."""
-    knobs = [scores.knobs[name] for name in pair]
-    axes = [_axis(knob, ends[knob.name]) for knob in knobs]
-    cells = [
-        tuple((name, each) for name, each in zip(pair, cell, strict=True) if each) for cell in itertools.product(*axes)
-    ]
-    scores.measure(cells, "map")
-    found = scores.at(cells)[:, 0].reshape([len(positions) for positions in axes])
-    rows, columns = (
-        [f"{knob.value(position):.6g}" for position in positions] for knob, positions in zip(knobs, axes, strict=True)
-    )
+def _map(
+    knobs: Sequence[Knob], axes: Mapping[str, Sequence[float]], found: np.ndarray, floor: float, score: str
+) -> tuple[Table, Figure]:
+    """Shows the scores while two knobs move; scores from the floor are framed."""
+    rows, columns = ([f"{knob.value(each):.6g}" for each in axes[knob.name]] for knob in knobs)
     table = Table(
-        f"{score} while {' and '.join(pair)} move",
-        [Column(" \\ ".join(pair)), *(Column(value, format=SCORE) for value in columns)],
+        f"{score} while {' and '.join(axes)} move",
+        [Column(" \\ ".join(axes)), *(Column(value, format=SCORE) for value in columns)],
         [[value, *row] for value, row in zip(rows, found.tolist(), strict=True)],
     )
-    framed = [(row, column) for row, column in np.argwhere(found >= scores.floor[0]).tolist()]
     of_rows, of_columns = (f"{knob.name} ({knob.quantity})" for knob in knobs)
     # Four digits fit under a cell; the table has six.
     return table, heat_map(
@@ -338,7 +252,7 @@ def _map(scores: _Scores, pair: Sequence[str], ends: Mapping[str, tuple[End, End
         label=score,
         row_title=of_rows,
         column_title=of_columns,
-        framed=framed,
+        framed=[(row, column) for row, column in np.argwhere(found >= floor).tolist()],
         caption="framed: tolerated",
     )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array
@@ -13,7 +14,7 @@ from jaxtyping import Array
 import isp
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
-from r2l_jax.drift.search.knobs import Knob, knobs_of
+from r2l_jax.drift.search.knobs import Knob, knobs_of, turned
 from r2l_jax.drift.search.ranges import Declarations
 from r2l_jax.model import normalization
 from r2l_jax.model.raw_to_logit import Logits, RawToLogit, pipeline_of
@@ -60,6 +61,11 @@ class Frozen:
     def knobs(self) -> dict[str, Knob]:
         """The knobs in the order of the stages, as in `declarations`; `default`, a tree, is sorted by name."""
         return knobs_of(self.declarations, {name: self.default[name] for name in self.declarations})
+
+    def turned(self, positions: Mapping[str, float]) -> dict[str, np.ndarray]:
+        """Computes all parameters with some knobs at positions, see `knobs.turned`."""
+        moves = [(self.knobs[name], position) for name, position in positions.items()]
+        return turned(self.declarations, self.default, moves)
 
     def pipeline(self, parameters: Mapping[str, ArrayLike]) -> isp.Pipeline:
         """Returns the model's pipeline with other parameters."""

@@ -234,7 +234,7 @@ def test_members_that_an_interval_takes():
 
 def test_samples_that_an_interval_takes():
     outcomes = np.tile([0.0, 1], (2, 200))
-    assert statistics.samples_needed(outcomes, 0.02) == pytest.approx((1.96 * 0.5 / 0.02) ** 2, rel=0.01)
+    assert statistics.samples_needed(outcomes.mean(0), 0.02) == pytest.approx((1.96 * 0.5 / 0.02) ** 2, rel=0.01)
 
 
 @pytest.mark.parametrize("error", [0.02, 0.04, 0.1])

@@ -37,9 +37,16 @@ def ends(result, knob):
     return of_knob(result, knob)[3:5]
 
 
-def assert_near(end, expected, rel=1 / 8):
-    """An end lies in the same gap as the loss: a sixteenth of at most twice its distance."""
-    assert end == pytest.approx(expected, rel=rel)
+def gap_around(position):
+    """The two positions around another one: sixteen, each by the same factor farther from the default."""
+    grid = [0.02 * (math.log(100) / 0.02) ** (number / 15) for number in range(16)]
+    return max(each for each in grid if each <= position), min(each for each in grid if each > position)
+
+
+def assert_in_gap(end, expected):
+    """An end lies in the same gap as the loss."""
+    inner, outer = gap_around(expected)
+    assert inner < end < outer
 
 
 def test_intervals_end_where_the_third_sample_is_lost_or_at_the_limit(analysis):
@@ -49,7 +56,7 @@ def test_intervals_end_where_the_third_sample_is_lost_or_at_the_limit(analysis):
         ("gamma_correct", GAMMA, math.log(math.log(third) / math.log(BRIGHT))),
     ):
         (low, _, _), (high, first, last) = ends(analysis, name)
-        assert_near(math.log(high / value), expected)
+        assert_in_gap(math.log(high / value), expected)
         assert first <= high <= last
         assert of_knob(analysis, name, "distances")[1:] == pytest.approx(
             [-math.log(100), math.log(high / value), True, False]
@@ -78,15 +85,12 @@ def measure(monkeypatch):
 
 
 @pytest.mark.parametrize("loss", [0.3, 0.37, 0.45, 0.57])
-def test_an_end_lies_in_the_last_gap_before_the_loss(measure, loss):
-    """Half of the distance tried, log(100) / 8, is halved three times; positions beyond the end are ignored."""
-    measure(lambda raws, gain: loss <= np.log(gain) < 0.7)
-    tried = math.log(100) / 8
+def test_an_end_is_where_a_line_between_two_positions_crosses_the_tolerance(measure, loss):
+    """All samples are lost at once, of which two points are tolerated; positions beyond the end are ignored."""
+    measure(lambda raws, gain: loss <= np.log(gain) < 0.8)
     high, *interval = map(math.log, ends(analyze(dark_images([0.2] * 3)), "white_balance")[1])
-    assert tried / 2 < loss < tried
-    gap = tried / 16
-    inner = tried / 2 + gap * math.floor((loss - tried / 2) / gap)
-    assert inner <= high < inner + gap
+    inner, outer = gap_around(loss)
+    assert high == pytest.approx(inner + 0.02 * (outer - inner), rel=1e-4)
     # Equal samples have equal resamples.
     assert interval == pytest.approx([high] * 2)
 
@@ -96,13 +100,13 @@ def test_failure_is_shown_at_the_nearest_position_where_a_paired_test_finds_it(m
     measure(lambda raws, gain: np.log(gain) >= np.where(raws > 0.25, 0.5, 0.2))
     found = analyze(dark_images([0.2] * 3 + [0.3] * 47))
     _, (high, first, last) = ends(found, "white_balance")
-    assert_near(math.log(high), 0.2)
+    assert_in_gap(math.log(high), 0.2)
     assert first < 1.03 * high
     # Some resamples lose none of the three, and tolerate more.
     assert math.log(last) > 0.25
     below, above = of_knob(found, "white_balance")[5:]
     assert below is None
-    assert math.log(above) == pytest.approx(math.log(100) / 8)
+    assert math.log(above) == pytest.approx(gap_around(0.5)[1])
 
 
 @pytest.mark.parametrize("samples", [120, 480])
@@ -123,7 +127,7 @@ def test_resamples_draw_groups_each_compared_with_its_default(measure):
     found = analyze(dataset)
     assert found.metadata["score"] == 0.5
     high, first, last = ends(found, "white_balance")[1]
-    assert_near(math.log(high), 0.3)
+    assert_in_gap(math.log(high), 0.3)
     assert first == pytest.approx(high, rel=0.02)
     # A quarter of the resamples has the lost group alone.
     assert last == pytest.approx(100)
