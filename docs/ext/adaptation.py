@@ -20,7 +20,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.measure import Model, Samples
 from r2l_jax.drift.measure import measure as outcomes_of
-from r2l_jax.drift.monitoring import notice, reference
+from r2l_jax.drift.monitoring import reference
 from r2l_jax.model.adaptation import MOST, Adapted, adapt, replaced
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.training.artifact import Artifact
@@ -83,7 +83,7 @@ def measure(fold: Artifact) -> Measured:
         raws = dataset.samples(by)[0]
         found = adapted(raws)
         models = fold.model, replaced(fold.model, raws, task), found.model
-        noticed = notice.unnoticed(Run([fold]), raws, lambda: known) is None
+        noticed = reference.unnoticed(Run([fold]), raws, lambda: known) is None
         scores = Scores(noticed, *(score(model, fold, dataset, rest) for model in models))
         measured.scores[drift and drift.name] = scores
         measured.refused["all classes"].append(found.refusal is not None)

@@ -56,13 +56,13 @@ class Simulated(envelope._Envelope):
 
     def __init__(self, kind: Kind, images: int, settings: EnvelopeSettings, seed: int):
         self._config = EvaluationConfig(run=("simulated",), seed=seed, limits=settings)
-        self._settings, self._groups = envelope.as_fractions(settings), images
+        self._settings, self._groups = settings, images
         self._limits = {name: Limit(0.0, 1.0) for name in _DRIFTS[: kind.drifts]}
         self._kind, self._random = kind, np.random.default_rng(seed)
         self._thresholds = self._random.random((images, kind.drifts))
 
     def _lost(self, shares: np.ndarray, names: object) -> np.ndarray:
-        losses = self._settings.tolerance * self._kind.loss(shares)
+        losses = self._settings.allowed * self._kind.loss(shares)
         flipped = self._random.random((len(shares), self._groups))
         lost = 1.0 * (flipped < self._kind.flips) - (flipped > 1 - self._kind.flips)
         return np.where((self._thresholds < losses[:, None]).any(-1), 1.0, lost)[:, None]
@@ -71,8 +71,8 @@ class Simulated(envelope._Envelope):
         """Computes the fraction of the cameras within stated limits whose true loss is at most the tolerance."""
         low, high = np.array([[limit["low"], limit["high"]] for limit in statement["limits"].values()]).T
         shares = low + np.random.default_rng(0).random((20_000, len(low))) * (high - low)
-        lost = 1 - (1 - self._settings.tolerance * self._kind.loss(shares)).prod(-1)
-        return float((lost <= self._settings.tolerance).mean())
+        lost = 1 - (1 - self._settings.allowed * self._kind.loss(shares)).prod(-1)
+        return float((lost <= self._settings.allowed).mean())
 
 
 def simulated(kind: Kind, images: int, settings: EnvelopeSettings, models: int) -> dict[str, float]:

@@ -22,7 +22,7 @@ from r2l_jax.data.files.rawfile import READERS, read_raw
 from r2l_jax.data.files.remote import Place
 from r2l_jax.data.sets.folder import center_crop
 from r2l_jax.drift.limits import stated
-from r2l_jax.drift.monitoring import notice, reference
+from r2l_jax.drift.monitoring import reference
 from r2l_jax.errors import InputError, in_words
 from r2l_jax.jobs import AT_ONCE, Ended, in_threads
 from r2l_jax.model.adaptation import MOST
@@ -81,7 +81,7 @@ def adapted_run(
         raise InputError("`adapt=statistics`: no file can be read")
     raws = jax.tree.map(lambda *each: np.stack(each), *read)
     if not force:
-        reason = notice.unnoticed(run, np.asarray(raws), lambda: reference.read(run, stored) or reference.make(run))
+        reason = reference.unnoticed(run, np.asarray(raws), lambda: reference.read(run, stored) or reference.make(run))
         if reason is not None:
             return run, reason
     return run.adapted(raws, force=force), None

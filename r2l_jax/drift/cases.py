@@ -1,5 +1,6 @@
 """Cases: the known ways to test a model on images other than its clean ones, under names that never change."""
 
+import itertools
 import math
 import pathlib
 import zlib
@@ -97,13 +98,9 @@ def pipelines(names: Iterable[str], half_size: bool = False) -> list[Case]:
     Raises:
         InputError: a name has no pipeline, or two pipelines have one title.
     """
-    found = {}
-    for name in names:
-        pipeline = find_pipeline(name, "pipelines")
-        pipeline = pipeline.half_sized() if half_size else pipeline
-        if found.setdefault(pipeline.title, pipeline) != pipeline:
-            raise InputError(f"`pipelines`: {found[pipeline.title].name} and {name} are both called {pipeline.title}")
-    return [Case(title, "pipelines", pipeline=pipeline) for title, pipeline in found.items()]
+    found = [find_pipeline(name, "pipelines") for name in names]
+    found = [each.half_sized() for each in found] if half_size else found
+    return _each_once([Case(each.title, "pipelines", pipeline=each) for each in found])
 
 
 def intensities(values: Sequence[float]) -> list[Case]:
@@ -137,8 +134,8 @@ def corruptions(names: Sequence[str], severities: Sequence[int]) -> list[Case]:
     Raises:
         InputError: an unknown name or severity.
     """
-    found = _at_severities("corruptions", names, CORRUPTIONS, severities)
-    return [Case(name, "corruptions", corruption=corruption) for name, corruption in found.items()]
+    at = _at_severities("corruptions", names, CORRUPTIONS, severities)
+    return [Case(f"{name}.{severity}", "corruptions", corruption=(name, severity)) for name, severity in at]
 
 
 def sensor(drifts: Sequence[str], severities: Sequence[int]) -> list[Case]:
@@ -159,8 +156,9 @@ def sensor(drifts: Sequence[str], severities: Sequence[int]) -> list[Case]:
             name = f"state={pathlib.Path(each).stem}" if each.endswith(".json") else str(state)
             found.append(Case(name, "sensor", state=state))
         else:
-            for name, (kind, severity) in _at_severities("sensor", [each], [*SENSOR], severities).items():
-                found.append(Case(name, "sensor", state=CameraState.named({kind: SENSOR[kind][severity - 1]})))
+            for kind, severity in _at_severities("sensor", [each], [*SENSOR], severities):
+                state = CameraState.named({kind: SENSOR[kind][severity - 1]})
+                found.append(Case(f"{kind}.{severity}", "sensor", state=state))
     return _each_once(found)
 
 
@@ -189,15 +187,15 @@ def _each_once(cases: Sequence[Case]) -> list[Case]:
 
 def _at_severities(
     flag: str, names: Sequence[str], known: Sequence[str], severities: Sequence[int]
-) -> dict[str, tuple[str, int]]:
-    """Returns each kind at each severity by the name of its case."""
+) -> list[tuple[str, int]]:
+    """Returns each kind at each severity."""
     for name in names:
         if name not in known:
             raise InputError(f"`{flag}` must be one of {', '.join(known)}, got {name!r}")
     for severity in severities:
         if severity not in SEVERITIES:
             raise InputError(f"`severities` must be one of {', '.join(map(str, SEVERITIES))}, got {severity}")
-    return {f"{name}.{severity}": (name, severity) for name in names for severity in severities}
+    return [*itertools.product(names, severities)]
 
 
 def check_camera(cases: Sequence[Case], dataset: RawDataset) -> None:

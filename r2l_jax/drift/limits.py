@@ -45,15 +45,7 @@ _OF_PIPELINE = {"pipeline.gamma_correct": (0.9, 1.1), "pipeline.sharpening_filte
 
 
 class Limit(NamedTuple):
-    """The limits of one quantity.
-
-    Attributes:
-        low: the least value.
-        high: the greatest value.
-        unit: their unit.
-        neutral: the value that changes nothing.
-        distribution: the distribution of the values, one of `SCALES`.
-    """
+    """The least and the greatest value of one quantity, the value that changes nothing, and the distribution."""
 
     low: float
     high: float

@@ -16,7 +16,6 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-import isp
 from r2l_jax.cli import stop
 from r2l_jax.cli.progress import Bar
 from r2l_jax.cli.stop import Interrupted
@@ -158,36 +157,6 @@ class Outcomes(NamedTuple):
         arrays = {name: array[places] for name, array in self.arrays.items()}
         return self._replace(models=(*names,), arrays=arrays, loss=self.loss[places])
 
-    def packed(self) -> Arrays:
-        """Returns the outcomes as arrays for a file."""
-        arrays = {"samples": self.samples, "loss": self.loss.astype(np.float64)}
-        arrays |= {f"{_OUTCOME}{name}": array for name, array in self.arrays.items()}
-        if self.groups is not None:
-            arrays["groups"] = self.groups
-        about = {"models": self.models, "cases": self.cases, "score": [self.scoring.name, *self.scoring.classes]}
-        return Arrays(arrays, {name: json.dumps(value) for name, value in about.items()})
-
-    @classmethod
-    def unpacked(cls, packed: Arrays | None, scoring: Score | None = None) -> "Outcomes":
-        """Reads the arrays of `packed`; raises an InputError for anything else.
-
-        `scoring` is the task's score; only scores that r2l_jax defines can be read without it.
-        """
-        try:
-            arrays, about = packed or Arrays({})
-            samples, loss, groups = arrays["samples"], arrays["loss"], arrays.get("groups")
-            models, cases, (score, *classes) = (tuple(json.loads(about[name])) for name in ("models", "cases", "score"))
-            found = {name[len(_OUTCOME) :]: array for name, array in arrays.items() if name.startswith(_OUTCOME)}
-            shape = (len(models), len(cases), len(samples))
-            if not found or any(array.shape[:3] != shape for array in found.values()) or loss.shape != shape[:2]:
-                raise ValueError(f"{ {array.shape for array in found.values()} } outcomes of {shape}")
-            if groups is not None and groups.shape != samples.shape:
-                raise ValueError("groups do not fit the samples")
-            scoring = scoring or recorded_score(score, classes)
-        except (LookupError, TypeError, ValueError) as error:
-            raise InputError(f"the outcomes of samples are damaged ({error}): measure them again") from None
-        return cls(models, cases, samples, found, loss, scoring, groups)
-
     def joined(self, other: "Outcomes") -> "Outcomes":
         """Adds other cases of the same models and samples."""
         arrays = {name: np.concatenate([array, other.arrays[name]], 1) for name, array in self.arrays.items()}
@@ -196,26 +165,42 @@ class Outcomes(NamedTuple):
         )
 
 
-def packed_blocks(blocks: Sequence[Outcomes]) -> Arrays:
+def packed_blocks(blocks: Iterable[Outcomes]) -> Arrays:
     """Returns outcomes of several sets of samples as the arrays of one file."""
-    each = [block.packed() for block in blocks]
-    arrays, about = (
-        {f"{number}/{name}": value for number, part in enumerate(parts) for name, value in part.items()}
-        for parts in zip(*each, strict=True)
-    )
+    arrays, about = {}, {}
+    for number, block in enumerate(blocks):
+        own = {"samples": block.samples, "loss": block.loss.astype(np.float64)}
+        own |= {f"{_OUTCOME}{name}": array for name, array in block.arrays.items()}
+        own |= {} if block.groups is None else {"groups": block.groups}
+        arrays |= {f"{number}/{name}": array for name, array in own.items()}
+        score = [block.scoring.name, *block.scoring.classes]
+        about[f"{number}"] = json.dumps({"models": block.models, "cases": block.cases, "score": score})
     return Arrays(arrays, about)
 
 
 def unpacked_blocks(packed: Arrays | None, scoring: Score | None = None) -> list[Outcomes]:
-    """Reads the arrays of `packed_blocks`, see `Outcomes.unpacked`; raises an InputError for anything else."""
-    parts: list[dict[str, dict[str, Any]]] = [{}, {}]
-    for part, named in zip(parts, packed or (), strict=False):
-        for name, value in named.items():
-            number, _, rest = name.partition("/")
-            part.setdefault(number, {})[rest] = value
-    arrays, about = parts
-    numbers = sorted(arrays, key=lambda number: (len(number), number))
-    return [Outcomes.unpacked(Arrays(arrays[number], about.get(number, {})), scoring) for number in numbers]
+    """Reads the arrays of `packed_blocks`; raises an InputError for anything else.
+
+    `scoring` is the task's score; only scores that r2l_jax defines can be read without it.
+    """
+    blocks, (arrays, about) = [], packed or Arrays({})
+    try:
+        for number in map(str, range(len(about))):
+            named = json.loads(about[number])
+            models, cases, (score, *classes) = (tuple(named[name]) for name in ("models", "cases", "score"))
+            own = {name[len(number) + 1 :]: array for name, array in arrays.items() if name.startswith(f"{number}/")}
+            samples, loss, groups = own["samples"], own["loss"], own.get("groups")
+            found = {name[len(_OUTCOME) :]: array for name, array in own.items() if name.startswith(_OUTCOME)}
+            shape = (len(models), len(cases), len(samples))
+            if not found or any(array.shape[:3] != shape for array in found.values()) or loss.shape != shape[:2]:
+                raise ValueError(f"{ {array.shape for array in found.values()} } outcomes of {shape}")
+            if groups is not None and groups.shape != samples.shape:
+                raise ValueError("groups do not fit the samples")
+            known = scoring or recorded_score(score, classes)
+            blocks.append(Outcomes(models, cases, samples, found, loss, known, groups))
+    except (LookupError, TypeError, ValueError) as error:
+        raise InputError(f"the outcomes of samples are damaged ({error}): measure them again") from None
+    return blocks
 
 
 def over_folds(
@@ -238,11 +223,9 @@ def over_folds(
     return statistics.by_group(score, joined, groups, 1 / times[places])
 
 
-def joined_samples(blocks: Iterable[Outcomes]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the samples of several outcomes, sorted and each once, and the group of each."""
-    each = list(blocks)
-    samples, first = np.unique(np.concatenate([block.samples for block in each]), return_index=True)
-    return samples, np.concatenate([block.groups_or_samples for block in each])[first]
+def joined_samples(blocks: Iterable[Outcomes]) -> np.ndarray:
+    """Returns the samples of several outcomes, sorted and each once."""
+    return np.unique(np.concatenate([block.samples for block in blocks]))
 
 
 def by_member(blocks: Iterable[Outcomes]) -> dict[str, list[tuple[str, Outcomes]]]:
@@ -309,7 +292,7 @@ def measure(
     names = [*models, *([ensemble] if ensemble else [])]
     size = samples.at_once
     renderer, functions = _renderer(samples.seed), _functions()
-    counts = [stack.stacked for stack in stacks] + [1] * bool(ensemble)
+    counts = [len(stack.names) for stack in stacks] + [1] * bool(ensemble)
     found: dict[str, list] = {case.name: [] for case in cases}
     # The device works at most one case ahead, because the images of many cases would fill its memory.
     ahead = OneAhead()
@@ -320,8 +303,11 @@ def measure(
             for batch in loader.eval_batches(dataset, samples.indices, size):
                 batch = to_devices(batch, shardings().split)
                 index = functions.gathered(batch["index"])
-                for case, rendered in _images(renderer, of_iso, batch, dataset.camera, processors, len(stacks)):
-                    logits = [functions.logits(*stack.head, each) for stack, each in zip(stacks, rendered, strict=True)]
+                for case, rendered in renderer.images(of_iso, batch["raw"], batch["index"], dataset.camera, processors):
+                    of_stacks = rendered * (len(stacks) // len(rendered))
+                    logits = [
+                        functions.logits(*stack.head, each) for stack, each in zip(stacks, of_stacks, strict=True)
+                    ]
                     if ensemble:
                         logits.append(functions.average(task, logits, batch["raw"]))
                     moved = renderer.targets(case.state_of(dataset.camera), batch["target"], dataset.shape[:2])
@@ -333,8 +319,7 @@ def measure(
                     found[case.name].append((index, parts))
                     tick()
     whole = [_whole(samples.indices, jax.device_get(found[case.name])) for case in cases]
-    kept = _places(stacks) + [sum(stack.stacked for stack in stacks)] * bool(ensemble)
-    arrays = jax.tree.map(lambda *of_cases: np.stack(of_cases, 1)[kept], *whole)
+    arrays = jax.tree.map(lambda *of_cases: np.stack(of_cases, 1), *whole)
     equal = np.ones(len(samples.indices))
     losses = np.zeros((len(names), len(cases)))
     for place in np.ndindex(*losses.shape):
@@ -345,13 +330,12 @@ def measure(
 
 
 class _Stack(NamedTuple):
-    """A model with `stacked` values of its processing's parameters, of which the last ones may only pad the stack."""
+    """A model with the values of its processing's parameters under each of some names."""
 
     names: list[str]
-    model: RawToLogit
     head: tuple[nnx.GraphDef, nnx.State]
+    model: RawToLogit
     processor: Processor
-    stacked: int
 
 
 def _stacks(models: Mapping[str, Model]) -> list[_Stack]:
@@ -366,27 +350,14 @@ def _stacks(models: Mapping[str, Model]) -> list[_Stack]:
             groups.append([name])
     stacks = []
     for names in groups:
-        model = models[names[0]].model
-        # Powers of two, so that functions are compiled for few sizes.
-        count = 2 ** (len(names) - 1).bit_length()
-        filled = [models[name].values for name in names + [names[-1]] * (count - len(names))]
-        processors = [
-            model.processor if values is None else pipeline_of(model).with_values(values) for values in filled
-        ]
+        model, values = models[names[0]].model, [models[name].values for name in names]
+        processors = [model.processor if each is None else pipeline_of(model).with_values(each) for each in values]
         graph, state = nnx.split(processors[0])
-        if count > 1:
+        if len(names) > 1:
             state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(nnx.state(each) for each in processors))
         head = nnx.split(model.processed_by(Unprocessed()))
-        stacks.append(_Stack(names, model, head, Processor(graph, state, count), count))
+        stacks.append(_Stack(names, head, model, Processor(graph, state, len(names))))
     return stacks
-
-
-def _places(stacks: Sequence[_Stack]) -> list[int]:
-    """Returns the places of the models among the results of all stacks, without those that only pad stacks."""
-    starts = np.cumsum([0, *(stack.stacked for stack in stacks)])
-    return [
-        int(start) + place for start, stack in zip(starts, stacks, strict=False) for place in range(len(stack.names))
-    ]
 
 
 def _processors(
@@ -400,24 +371,6 @@ def _processors(
         metered = [each.metered_as(stack.model.processor) for stack in sharing]
         found[each] = [Processor.of(pipeline(camera_of(dataset))) for pipeline in metered]
     return found
-
-
-def _images(
-    renderer: Renderer,
-    cases: Sequence[Case],
-    batch: Batch,
-    camera: isp.Camera | None,
-    processors: Mapping[NamedPipeline | None, Sequence[Processor]],
-    count: int,
-) -> Iterator[tuple[Case, Sequence[jax.Array]]]:
-    """Yields the images of each case for each of `count` stacks."""
-    index = batch["index"]
-    for state, of_state in grouped(cases, lambda case: case.state_of(camera)):
-        taken = renderer.mosaics(state, batch["raw"], index, camera)
-        for pipeline, of_pipeline in grouped(of_state, lambda case: case.pipeline):
-            rendered = [renderer.processed(of_pipeline, taken, index, each) for each in processors[pipeline]]
-            for case, *images in zip(of_pipeline, *rendered, strict=True):
-                yield case, images * (count // len(images))
 
 
 class _Functions:

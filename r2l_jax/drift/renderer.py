@@ -1,7 +1,7 @@
 """Makes the images of cases from raw images, in the same three steps for evaluation, synthesis and adjustment."""
 
 import functools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -64,11 +64,7 @@ class Renderer:
         self._key = functools.cache(functools.partial(random_key, seed=seed))
 
     def mosaics(
-        self,
-        state: CameraState,
-        raw: Raws,
-        index: Int[Array | np.ndarray, " batch"],
-        camera: isp.Camera | None,
+        self, state: CameraState, raw: Raws, index: Int[Array | np.ndarray, " batch"], camera: isp.Camera | None
     ) -> Raws:
         """Returns raw images as their camera takes them in another state. Frames change with their parts."""
         if isinstance(raw, Part):
@@ -89,9 +85,9 @@ class Renderer:
         raw: Raws,
         index: Int[Array, " batch"],
         camera: isp.Camera | None,
-        processors: Mapping[NamedPipeline | None, Processor],
-    ) -> Iterator[tuple[Case, Images]]:
-        """Yields the images of each case, which the device may still be computing.
+        processors: Mapping[NamedPipeline | None, Sequence[Processor]],
+    ) -> Iterator[tuple[Case, list[Images]]]:
+        """Yields the images of each case by each processor, which the device may still be computing.
 
         Cases are grouped, in the order in which states and pipelines first occur: those of one state share its raw
         images, and among them, those of one pipeline share its images.
@@ -101,28 +97,21 @@ class Renderer:
             raw: the raw images as read. They must have the measured intensity of all cases.
             index: the samples' indices in their data set.
             camera: the camera that took the raw images.
-            processors: the processor of each pipeline; under None, the one for cases without a pipeline.
+            processors: the processors of each pipeline; under None, those for cases without a pipeline.
         """
         for state, of_state in grouped(cases, lambda case: case.state_of(camera)):
             mosaics = self.mosaics(state, raw, index, camera)
             for pipeline, of_pipeline in grouped(of_state, lambda case: case.pipeline):
-                yield from zip(
-                    of_pipeline, self.processed(of_pipeline, mosaics, index, processors[pipeline]), strict=True
-                )
+                made = [self._process(*each[:2], mosaics, each.stacked) for each in processors[pipeline]]
+                for case in of_pipeline:
+                    yield case, [self._corrupted(case, images, index) for images in made]
 
-    def processed(
-        self, cases: Iterable[Case], mosaics: Raws, index: Int[Array, " batch"], processor: Processor
-    ) -> Iterator[Images]:
-        """Yields the images of cases of one state and one pipeline, from the raw images of this state."""
-        graph, state, count = processor
-        images = self._process(graph, state, mosaics, count)
-        of_images = index if count == 1 else jnp.repeat(index, count)
-        for case in cases:
-            if case.corruption is None:
-                yield images
-            else:
-                name, severity = case.corruption
-                yield self._corrupt(name, severity, images, of_images, self._key(f"{name}.{severity}"))
+    def _corrupted(self, case: Case, images: Images, index: Int[Array, " samples"]) -> Images:
+        if case.corruption is None:
+            return images
+        name, severity = case.corruption
+        of_images = index if len(images) == len(index) else jnp.repeat(index, len(images) // len(index))
+        return self._corrupt(name, severity, images, of_images, self._key(f"{name}.{severity}"))
 
 
 def drifted(
@@ -143,12 +132,7 @@ def drifted(
     return jax.vmap(one)(raw, sample_keys(key, index))
 
 
-def process(
-    graph: nnx.GraphDef,
-    state: nnx.State,
-    raw: Raws,
-    count: int = 1,
-) -> Float[Array, "images rows cols 3"]:
+def process(graph: nnx.GraphDef, state: nnx.State, raw: Raws, count: int = 1) -> Float[Array, "images rows cols 3"]:
     """Processes raw or RGB images, as the processor takes them, see `Processor`."""
     if count == 1:
         return nnx.merge(graph, state)(raw)

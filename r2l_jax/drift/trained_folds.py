@@ -18,12 +18,9 @@ Made = TypeVar("Made")
 
 
 class TrainedFold(NamedTuple):
-    """A trained fold of a run, or of a run in a group of seeds.
+    """A trained fold of a run, such as "fold_0", or of a run in a group of seeds, such as "seed_1/fold_0".
 
-    Attributes:
-        name: "fold_0" in a run; "seed_1/fold_0" in a group.
-        fold: the model.
-        output: the folder of the run's results: the control's folder in the run or in --output.
+    `output` is the folder of the run's results: the control's folder in the run or in --output.
     """
 
     name: str

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 from scipy import stats
 
-from r2l_jax.drift.statistics import CONFIDENCE, NORMAL_QUANTILE
+from r2l_jax.drift.statistics import CONFIDENCE, NORMAL_QUANTILE, holm
 from r2l_jax.names import CORRUPTIONS, DEMOSAICING, DENOISING, SENSOR, SHARPENING
 from r2l_jax.results.result import Interval
 
@@ -23,22 +24,15 @@ def change(found: Interval, words: tuple[str, str, str], under: str = "") -> str
 
 
 def significant(losses: Mapping[str, Interval]) -> list[str]:
-    """Returns the names of losses that differ from 0 at 5%, the greatest first.
-
-    The level is corrected for the number of losses (Holm, "A simple sequentially rejective multiple test procedure",
-    1979).
-    """
-    positive = {name: found for name, found in losses.items() if found[0] > 0}
-    # The interval is that of a normal distribution; where its ends are the estimate, there is no doubt.
-    p_values = {
-        name: 2 * float(stats.norm.sf(NORMAL_QUANTILE * estimate / max(estimate - low, 1e-9)))
-        for name, (estimate, low, _) in positive.items()
-    }
-    found = list[str]()
-    for name in sorted(p_values, key=p_values.__getitem__):
-        if p_values[name] > (1 - CONFIDENCE) / (len(losses) - len(found)):
-            break
-        found.append(name)
+    """Returns the names of losses that differ from 0 at 5% after Holm's correction, the greatest first."""
+    p_values = np.array(
+        [
+            # The interval is that of a normal distribution; where its ends are the estimate, there is no doubt.
+            2 * stats.norm.sf(NORMAL_QUANTILE * estimate / max(estimate - low, 1e-9)) if estimate > 0 else 1.0
+            for estimate, low, _ in losses.values()
+        ]
+    )
+    found = [name for name, p in zip(losses, holm(p_values), strict=True) if p <= 1 - CONFIDENCE]
     return sorted(found, key=lambda name: -losses[name][0])
 
 

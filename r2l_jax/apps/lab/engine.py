@@ -18,8 +18,8 @@ import isp
 from r2l_jax.data.loader import Batch
 from r2l_jax.devices import compiler
 from r2l_jax.drift.search import ranges
-from r2l_jax.drift.search.descent import Direction
 from r2l_jax.drift.search.knobs import Knob, knobs_of, turned
+from r2l_jax.drift.search.ranges import Direction
 from r2l_jax.model.tasks import Task
 from r2l_jax.results.contact_sheet import quantized
 from r2l_jax.training.run import Run

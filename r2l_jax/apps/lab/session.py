@@ -14,7 +14,7 @@ from r2l_jax.apps.lab.lab import LEARNED, Lab
 from r2l_jax.apps.lab.saving import pipeline_file
 from r2l_jax.apps.lab.sources import Source, file_source
 from r2l_jax.data.files.known_camera import read_known_camera
-from r2l_jax.drift.search.descent import Direction
+from r2l_jax.drift.search.ranges import Direction
 from r2l_jax.errors import InputError, in_words
 
 # A change of the frame or the pipeline, the picture, the model's prediction, or the work in progress; or a message.

@@ -15,21 +15,12 @@ from r2l_jax.cli.flags import flat
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.splits import varied
-from r2l_jax.drift import cases, statistics
+from r2l_jax.drift import cases, measure, statistics
 from r2l_jax.drift.adjustment.config import NOTHING, AdjustmentConfig, MethodSettings
 from r2l_jax.drift.adjustment.drifts import Drifted, drifted, free_parameters
 from r2l_jax.drift.adjustment.methods import Searched, try_all
 from r2l_jax.drift.cases import CLEAN, Case
-from r2l_jax.drift.measure import (
-    Model,
-    Outcomes,
-    Samples,
-    joined_samples,
-    measure,
-    over_folds,
-    packed_blocks,
-    unpacked_blocks,
-)
+from r2l_jax.drift.measure import Model, Outcomes, Samples
 from r2l_jax.drift.renderer import grouped
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.knobs import format_value
@@ -39,7 +30,6 @@ from r2l_jax.errors import InputError
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.normalization import undone
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
-from r2l_jax.model.scores import Score
 from r2l_jax.names import About
 from r2l_jax.results import result, store
 from r2l_jax.results.contact_sheet import contact_sheet
@@ -123,7 +113,7 @@ def _adapted_to_all(config: AdjustmentConfig, trained: TrainedFold) -> dict[str,
     """Returns the results of adapting a model, by drift, made now or by an earlier call; prints their tables."""
     fold, samples = trained.fold, Samples.of(trained.fold, config.searches.batch_size)
     fold.task.check_adapts()
-    clean = functools.cache(functools.partial(measure, {_CLEAN: Model(fold.model)}, [CLEAN], samples))
+    clean = functools.cache(functools.partial(measure.measure, {_CLEAN: Model(fold.model)}, [CLEAN], samples))
     return {drift.name: _adapted(config, trained, drift, clean) for drift in config.drifts}
 
 
@@ -164,7 +154,7 @@ def adapt(settings: MethodSettings, fold: Artifact, under: Drifted, clean: Clean
     tried, score = try_all(settings, fold, under), fold.task.score.name
     models = {NOTHING: under.model, **tried.models}
     samples = Samples(fold.task, under.dataset, under.samples, settings.batch_size)
-    outcomes = measure({row: Model(model) for row, model in models.items()}, [CLEAN], samples)
+    outcomes = measure.measure({row: Model(model) for row, model in models.items()}, [CLEAN], samples)
     adapted = models[outcomes.models[-1]]
     rows = [[row, outcomes.score(row)] for row in outcomes.models]
     tables = {"methods": Table(f"{score} after each method", [Column("method"), Column(score, format=SCORE)], rows)}
@@ -181,7 +171,7 @@ def adapt(settings: MethodSettings, fold: Artifact, under: Drifted, clean: Clean
         notes.append(searched.note)
     notes.append(f"{fold.about.checkpoint} checkpoint")
     metadata = {"notes": notes, "measured": under.measured}
-    return Result(metadata, tables, figures, packed_blocks([clean(), outcomes])), adapted
+    return Result(metadata, tables, figures, measure.packed_blocks([clean(), outcomes])), adapted
 
 
 def _over_models(
@@ -194,8 +184,16 @@ def _over_models(
     rows: dict[str, list[Cell]] = {name: [name] for name in (_CLEAN, *config.searches.rows, _RECOVERED)}
     verdict, notes, scores = [], list[str](), {}
     for drift in config.drifts:
-        of_members = [[results[name][drift.name] for name in names] for names in members.values()]
-        outcomes = {name: _outcomes(of_members, name, scoring) for name in (_CLEAN, *config.searches.rows)}
+        of_members = [
+            [block for name in names for block in measure.unpacked_blocks(results[name][drift.name].outcomes, scoring)]
+            for names in members.values()
+        ]
+        outcomes = {
+            row: np.stack(
+                [measure.over_folds([(row, each) for each in blocks if row in each.models]) for blocks in of_members]
+            )
+            for row in (_CLEAN, *config.searches.rows)
+        }
         outcomes[_RECOVERED] = outcomes[result_row] - outcomes[NOTHING]
         for name, each in outcomes.items():
             found = statistics.bounded(each, about, scoring.drop_bounds if name == _RECOVERED else scoring.bounds)
@@ -204,9 +202,9 @@ def _over_models(
                 words = change(found, ("recovers", "loses", "shows no gain"))
                 verdict.append(f"Adjustment to {in_words(drift.name)} {words}.")
         before, after = outcomes[NOTHING], outcomes[result_row]
-        blocks = [block for fold in of_members[0] for block in unpacked_blocks(fold.outcomes, scoring)]
-        samples, _ = joined_samples(block for block in blocks if result_row in block.models)
-        drawn = statistics.drawn(len(samples), after.shape[1], of_members[0][0].metadata["measured"])
+        samples = measure.joined_samples(each for each in of_members[0] if result_row in each.models)
+        measured = results[folds[0].name][drift.name].metadata["measured"]
+        drawn = statistics.drawn(len(samples), after.shape[1], measured)
         notes.append(statistics.stated(about, len(members), drawn))
         scores[drift.name] = {"before": before.mean(1).tolist(), "after": after.mean(1).tolist()}
     columns = [Column("method"), *(Column(drift.name, format=SCORE) for drift in config.drifts)]
@@ -223,12 +221,6 @@ def _over_models(
         "scores": scores,
     }
     return Result(metadata, {"adjustment": table})
-
-
-def _outcomes(members: Sequence[Sequence[Result]], row: str, scoring: Score) -> np.ndarray:
-    """Returns the outcomes `(M, S)` of a row under a drift, given the results of each member's folds."""
-    blocks = [[block for fold in folds for block in unpacked_blocks(fold.outcomes, scoring)] for folds in members]
-    return np.stack([over_folds([(row, block) for block in each if row in block.models]) for each in blocks])
 
 
 def _parameters_table(pipeline: Any, adapted: RawToLogit, group: Sequence[str]) -> Table:

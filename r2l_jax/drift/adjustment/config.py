@@ -2,18 +2,11 @@
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any
 
 from r2l_jax.cli.flags import NOT_NEGATIVE, POSITIVE, SEED, Settings, setting
 from r2l_jax.config import NOT_OF_TRAINING, FinishedRun
+from r2l_jax.drift.settings import Case, DriftSettings
 from r2l_jax.errors import InputError
-from r2l_jax.model.settings import PIPELINE_NAMES
-from r2l_jax.names import CAMERAS_HELP, SENSOR_HELP, SEVERITIES
-
-if TYPE_CHECKING:
-    from r2l_jax.drift.cases import Case
-else:
-    Case = Any  # importing it would delay a program's help
 
 # The rows of tables: the model as it is, the baseline with the statistics of the new images alone, and the methods by
 # the names of --method, each of which continues from the one before.
@@ -59,10 +52,7 @@ class MethodSettings(Settings):
     )
     batch_size: int = setting("samples at once, and in each step of a search", 16, bound=POSITIVE, rare=True)
     seed: int = setting(
-        f"the seed of the labeled images, the batches and the noise{NOT_OF_TRAINING}",
-        0,
-        bound=SEED,
-        rare=True,
+        f"the seed of the labeled images, the batches and the noise{NOT_OF_TRAINING}", 0, bound=SEED, rare=True
     )
 
     def __post_init__(self):
@@ -91,19 +81,9 @@ class MethodSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdjustmentConfig(FinishedRun):
-    """Drift adjustment."""
+class AdjustmentConfig(DriftSettings, FinishedRun):
+    """Drift adjustment: adapts to each drift that is named."""
 
-    intensities: tuple[float, ...] = setting("adapt to other measured intensities", ())
-    exposures: tuple[float, ...] = setting("adapt to simulated exposures, as factors on the light", ())
-    pipelines: tuple[str, ...] = setting(
-        f"adapt other pipelines, at the camera's calibration, to the head: {PIPELINE_NAMES}", ()
-    )
-    sensor: tuple[str, ...] = setting(f"adapt to {SENSOR_HELP}", (), kind="states")
-    severities: tuple[int, ...] = setting(
-        f"for --sensor: severities, some of {', '.join(map(str, SEVERITIES))}", (3,), needs="sensor"
-    )
-    cameras: tuple[str, ...] = setting(f"adapt to {CAMERAS_HELP}", ())
     drifted_data_dir: str | None = setting(
         "adapt to other data of the same classes: a folder with a sub-folder of raw files for each class, or with "
         "images/ and masks/; for the published sets, a folder in their layout",
@@ -132,12 +112,5 @@ class AdjustmentConfig(FinishedRun):
         """The drifts, each once."""
         from r2l_jax.drift import cases
 
-        known = [
-            *cases.intensities(self.intensities),
-            *cases.exposures(self.exposures),
-            *cases.pipelines(self.pipelines),
-            *cases.sensor(self.sensor, self.severities),
-            *cases.cameras(self.cameras),
-            *([cases.Case(DATA, DATA)] if self.drifted_data_dir else []),
-        ]
-        return tuple(dict.fromkeys(known))
+        known = [case for of_kind in self.known_cases.values() for case in of_kind]
+        return tuple(dict.fromkeys([*known, *([cases.Case(DATA, DATA)] if self.drifted_data_dir else [])]))

@@ -14,7 +14,7 @@ from r2l_jax.drift.adjustment.config import ALL_STATISTICS, BY_FEATURES, BY_LABE
 from r2l_jax.drift.adjustment.drifts import Drifted, free_parameters
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Outcomes, Samples, measure
-from r2l_jax.drift.monitoring import notice, reference
+from r2l_jax.drift.monitoring import reference
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.ranges import gains, valid_values
 from r2l_jax.drift.search.searcher import Found, Objective, Search, Searcher
@@ -96,7 +96,7 @@ class _Adaptation:
         return adapt(model, self.raws, self._fold.task, self._fold.about.score, self._fold.clean)
 
     def unnoticed(self) -> str | None:
-        """Returns a message if no drift is detected in the unlabeled images, else None; see `notice.unnoticed`.
+        """Returns a message if no drift is detected in the unlabeled images, else None; see `reference.unnoticed`.
 
         Training images are compared with other training images, because a model may distinguish these from images that
         it has never seen.
@@ -106,7 +106,7 @@ class _Adaptation:
         if under.dataset.fingerprint == fold.dataset.fingerprint:
             clean = np.setdiff1d(fold.train_indices, under.unlabeled)
         new = Run([dataclasses.replace(fold, load_model=lambda: under.model)])
-        return notice.unnoticed(new, np.asarray(self.raws), lambda: reference.make(Run([fold.measuring(clean)])))
+        return reference.unnoticed(new, np.asarray(self.raws), lambda: reference.make(Run([fold.measuring(clean)])))
 
     def by_features(self, statistics: Adapted) -> tuple[Adapted, Searched]:
         """Searches for the processing that brings the features' statistics back to the training statistics.

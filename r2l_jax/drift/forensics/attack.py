@@ -14,7 +14,7 @@ It is the `--adv_training` of the program of Oala et al. (TMLR 2023), with these
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,7 @@ from isp.published import ADDITIVE_LAYER
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
-from r2l_jax.drift.search.descent import cost_of, descend, deviation
-from r2l_jax.drift.search.ranges import valid_values
+from r2l_jax.drift.search.ranges import cost_of, descend, deviation, valid_values
 from r2l_jax.errors import InputError
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.training.settings import AttackSettings
@@ -69,7 +68,7 @@ class Attack(GradientDescent):
         self._pipeline, self._graph, self._task = processor, nnx.graphdef(model), settings.task
         self._augmentation, self._parameters = settings.augmentation, _parameters(settings.attack)
         self._aux_loss, self._aux_weight = settings.attack.adv_aux_loss, settings.attack.adv_aux_weight
-        self._optimizer = optax.chain(_keep_norms(), optax.adam(settings.optimizer.rate.peak))
+        self._optimizer = optax.adam(settings.optimizer.rate.peak)
 
     @staticmethod
     def check(settings: StepSettings, pipeline: isp.Pipeline | None) -> None:
@@ -118,10 +117,10 @@ class Attack(GradientDescent):
             name: float(name in self._parameters or "all" in self._parameters) for name in state.default
         }
         declarations = self._pipeline.declarations
-        offsets, opt_state, (outcome, sums) = descend(
+        offsets, opt_state, gradients, (outcome, sums) = descend(
             self._optimizer, declarations, state.default, cost, state.offsets, state.opt_state, free
         )
-        norms, _ = cast(tuple[dict[str, jax.Array], Any], opt_state)
+        norms = {name: jnp.linalg.norm(gradient.ravel()) for name, gradient in gradients.items()}
         model = with_parameters(model, valid_values(declarations, state.default, offsets))
         following = AttackState(state.default, offsets, opt_state)
         return Updated(model, following, outcome, {**sums, "gradient_norm": norms})
@@ -150,15 +149,3 @@ def with_parameters(model: nnx.State, values: ranges.Values) -> nnx.State:
     """Returns the variables of a model with other values of its pipeline's parameters."""
     processor = {name: variable.replace(values[name]) for name, variable in model["processor"].items()}
     return nnx.merge_state(model, nnx.State({"processor": processor}))
-
-
-def _keep_norms() -> optax.GradientTransformation:
-    """Changes no gradient, and keeps the norm of each parameter's gradient as its state."""
-
-    def init(params: Any) -> Any:
-        return {name: jnp.zeros(()) for name in params}
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return updates, {name: jnp.linalg.norm(gradient.ravel()) for name, gradient in updates.items()}
-
-    return optax.GradientTransformation(init, update)

@@ -15,8 +15,8 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.devices import compiler
 from r2l_jax.devices.placement import shardings
 from r2l_jax.drift.measure import Samples, of_each_sample
-from r2l_jax.drift.search.descent import deviation
 from r2l_jax.drift.search.frozen import Frozen
+from r2l_jax.drift.search.ranges import deviation
 
 Image = Float[Array, "height width 3"]
 
@@ -65,27 +65,20 @@ def compared(
     Raises:
         Interrupted: a signal has asked to stop.
     """
-    (render, compare_one), placed = _functions(), jax.device_put(frozen, shardings().everywhere)
+    placed = jax.device_put(frozen, shardings().everywhere)
 
     def of_batch(batch: Batch) -> list[dict[str, Array]]:
-        default = render(placed, batch)
-        return [compare_one(compare, placed, values, batch, default) for values in processings]
+        default = compiler.jit(Frozen.images)(placed, placed.default, batch)
+        return [compiler.jit(_compared, 0)(compare, placed, values, batch, default) for values in processings]
 
     return of_each_sample(of_batch, samples, title)
 
 
-@functools.lru_cache(maxsize=1)
-def _functions() -> tuple[Callable[..., Array], Callable[..., dict[str, Array]]]:
-    """Makes the functions that render a batch, and that compare it with its default rendering."""
-
-    def render(frozen: Frozen, batch: Batch) -> Array:
-        return frozen.images(frozen.default, batch)
-
-    def compare_one(compare, frozen: Frozen, values, batch: Batch, default: Array) -> dict[str, Array]:
-        return jax.vmap(compare)(frozen.images(values, batch), default)
-
-    options, split = compiler.options(), shardings().split
-    return (
-        jax.jit(render, out_shardings=split, compiler_options=options),
-        jax.jit(compare_one, static_argnums=0, out_shardings=split, compiler_options=options),
-    )
+def _compared(
+    compare: Callable[[Image, Image], dict[str, Array]],
+    frozen: Frozen,
+    values: Mapping[str, ArrayLike],
+    batch: Batch,
+    default: Array,
+) -> dict[str, Array]:
+    return jax.vmap(compare)(frozen.images(values, batch), default)

@@ -13,7 +13,7 @@ from r2l_jax.cli.flags import flat
 from r2l_jax.cli.stop import Interrupted
 from r2l_jax.drift import shot_groups
 from r2l_jax.drift.dots import Row, dots
-from r2l_jax.drift.forensics import sensitivity, shots, tolerance, worst_case
+from r2l_jax.drift.forensics import sensitivity, tolerance, worst_case
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.trained_folds import TrainedFold, folds_of, for_each_fold, over_models
@@ -109,7 +109,7 @@ def _analyses(config: ForensicsConfig, fold: Artifact, done: Mapping[str, Result
         ),
         "worst_case": _Analysis(flags, drawn, lambda: worst_case.analyze(fold, searches, size, seed)),
         "shots": _Analysis(
-            {**flags, "by": config.by}, drawn, lambda: shots.analyze(fold, config.by, done["worst_case"])
+            {**flags, "by": config.by}, drawn, lambda: worst_case.by_shot(fold, config.by, done["worst_case"])
         ),
     }
     return {name: known[name] for name in (*config.analyses, *(["shots"] if config.by else []))}

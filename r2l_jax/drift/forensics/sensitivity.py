@@ -5,8 +5,8 @@ natural ranges, which makes parameters and images comparable.
 """
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ def analyze(fold: Artifact, batch_size: int) -> Result:
 def measure(frozen: Frozen, samples: Samples) -> Sensitivity:
     """Measures the sensitivity of each of some samples, with a progress bar on stderr; returns NumPy arrays."""
     placed = jax.device_put(frozen, shardings().everywhere)
-    every = of_each_sample(functools.partial(compiled(), placed), samples, "sensitivity")
+    every = of_each_sample(functools.partial(compiler.jit(of_samples), placed), samples, "sensitivity")
     # JAX sorts the dicts of a tree by name; these are in the order of the stages.
     pipeline = frozen.pipeline(frozen.default)
     parameters = list(pipeline.parameters())
@@ -108,38 +108,33 @@ def measure(frozen: Frozen, samples: Samples) -> Sensitivity:
     )
 
 
-@functools.cache
-def compiled() -> Callable[[Frozen, Batch], Sensitivity]:
-    """Compiles the sensitivity of each sample of a batch, once for all models of one structure.
+def of_samples(frozen: Frozen, batch: Batch) -> Sensitivity:
+    """Computes the sensitivity of each sample of a batch.
 
     Each sample is a separate batch, since the Dice loss of a batch takes all its pixels together. Batch norms use
     their running statistics, so that no sample depends on the others.
     """
+    return jax.vmap(_of_sample, (None, 0))(frozen, batch)
 
-    def of_sample(frozen, sample):
-        batch, default = jax.tree.map(lambda leaf: leaf[None], sample), frozen.default
-        batch = {**batch, "weight": jnp.ones(1)}
 
-        def loss(offsets, perturbations):
-            pipeline = frozen.pipeline(moved(frozen.declarations, default, offsets))
-            images, _ = pipeline.trace(batch["raw"], perturbations)
-            return frozen.loss(images, batch)
+def _of_sample(frozen: Frozen, sample: Any) -> Sensitivity:
+    batch, default = jax.tree.map(lambda leaf: leaf[None], sample), frozen.default
+    batch["weight"] = jnp.ones(1)
 
-        _, images = jax.eval_shape(lambda: frozen.pipeline(default).trace(batch["raw"]))
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (default, images))
-        value, (parameters, stages) = jax.value_and_grad(loss, argnums=(0, 1))(*zeros)
-        parameters, stages = jax.tree.map(lambda gradient: PER_CENT * gradient, (parameters, stages))
-        return Sensitivity(
-            value,
-            {name: _change(each) for name, each in parameters.items()},
-            {name: each for name, each in parameters.items() if 1 < each.size <= MOST_ELEMENTS},
-            {name: _change(each) for name, each in stages.items()},
-        )
+    def loss(offsets, perturbations):
+        pipeline = frozen.pipeline(moved(frozen.declarations, default, offsets))
+        images, _ = pipeline.trace(batch["raw"], perturbations)
+        return frozen.loss(images, batch)
 
-    return jax.jit(
-        jax.vmap(of_sample, (None, 0)),
-        out_shardings=shardings().split,
-        compiler_options=compiler.options(),
+    _, images = jax.eval_shape(lambda: frozen.pipeline(default).trace(batch["raw"]))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (default, images))
+    value, (parameters, stages) = jax.value_and_grad(loss, argnums=(0, 1))(*zeros)
+    parameters, stages = jax.tree.map(lambda gradient: PER_CENT * gradient, (parameters, stages))
+    return Sensitivity(
+        value,
+        {name: _change(each) for name, each in parameters.items()},
+        {name: each for name, each in parameters.items() if 1 < each.size <= MOST_ELEMENTS},
+        {name: _change(each) for name, each in stages.items()},
     )
 
 

@@ -17,18 +17,20 @@ from isp.parameter import MOST_ELEMENTS
 from isp.published import ADDITIVE_LAYER, additive_layer_stage
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
+from r2l_jax.drift import shot_groups
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.forensics.config import WorstCaseSettings
 from r2l_jax.drift.forensics.distances import compared, deviations, distances
-from r2l_jax.drift.measure import Model, Samples, measure
+from r2l_jax.drift.measure import Model, Samples, measure, packed_blocks, unpacked_blocks
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.knobs import Knob, turned
+from r2l_jax.drift.search.knobs import Knob
 from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
 from r2l_jax.errors import InputError
 from r2l_jax.model.build import image_size
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.results.contact_sheet import contact_sheet
+from r2l_jax.results.heat_map import heat_map
 from r2l_jax.results.result import DROP, SCORE, Cell, Column, Figure, Result, Table, points
 from r2l_jax.training.artifact import Artifact
 
@@ -175,8 +177,28 @@ def analyze(fold: Artifact, settings: WorstCaseSettings, batch_size: int, seed: 
         few: Batch = jax.tree.map(lambda leaf: leaf[: settings.track_n_images], seen)
         figures |= {f"worst_{group}": _differences(frozen, values, few) for group, values in shown.items()}
     metadata = {"score": order[DEFAULT][0], "worst": of_groups, "parameters": parameters}
-    result = Result(metadata, tables, figures, outcomes.of_models({DEFAULT: DEFAULT, **worst}).packed())
+    result = Result(metadata, tables, figures, packed_blocks([outcomes.of_models({DEFAULT: DEFAULT, **worst})]))
     return dataclasses.replace(result, metadata={**metadata, "verdict": verdict([result])})
+
+
+def by_shot(fold: Artifact, by: Sequence[str], worst: Result) -> Result:
+    """Scores the samples of each group of shots, under the default and in the worst case of each parameter group.
+
+    Args:
+        fold: the trained model.
+        by: the fields of shots.
+        worst: the worst cases of the same samples, with their outcomes.
+    """
+    (outcomes,), score = unpacked_blocks(worst.outcomes, fold.task.score), fold.task.score.name
+    columns, tables, figures = {DEFAULT: DEFAULT, **worst.metadata["worst"]}, {}, {}
+    for field, groups in shot_groups.groups(fold.dataset, fold.measured_indices, by).items():
+        title, taken = field.replace("_", " "), {name: np.isin(outcomes.samples, each) for name, each in groups.items()}
+        scores = [[outcomes.score(model, CLEAN.name, each) for model in columns.values()] for each in taken.values()]
+        rows = [[name, len(groups[name]), *each] for name, each in zip(groups, scores, strict=True)]
+        headings = [Column(title), Column("samples"), *(Column(name, format=SCORE) for name in columns)]
+        tables[field] = Table(f"{score} by {title}, in the worst case of each group", headings, rows)
+        figures[field] = heat_map(scores, [f"{row[0]} ({row[1]})" for row in rows], list(columns), label=score)
+    return Result({}, tables, figures)
 
 
 def verdict(results: Sequence[Result]) -> list[str]:
@@ -210,10 +232,7 @@ def _swept(
     """
     parameters = {name for search in searches.values() for name in search.group}
     moved = [(knob, position) for knob in frozen.knobs.values() if knob.parameter in parameters for position in _SWEPT]
-    starts = {
-        f"{number}": _Start(*each, turned(frozen.declarations, frozen.default, [each]))
-        for number, each in enumerate(moved)
-    }
+    starts = {f"{number}": _Start(*each, frozen.turned({each[0].name: each[1]})) for number, each in enumerate(moved)}
     samples = Samples(fold.task, fold.dataset, indices[:_SWEPT_SAMPLES], batch_size)
     models = {DEFAULT: Model(model, frozen.default)} | {
         name: Model(model, each.parameters) for name, each in starts.items()

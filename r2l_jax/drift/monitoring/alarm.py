@@ -23,6 +23,7 @@ from scipy import stats
 
 from r2l_jax.devices import compiler
 from r2l_jax.drift.monitoring.statistics import Seen
+from r2l_jax.drift.statistics import holm
 
 # The permutations of a first look; each further look takes ten times as many.
 _FIRST = 199
@@ -39,13 +40,7 @@ _POINTS = 32
 
 
 class Verdict(NamedTuple):
-    """The result of all tests.
-
-    Attributes:
-        p_value: of all tests together.
-        tests: the p-value of each test alone.
-        permutations: the number of permutations.
-    """
+    """The p-value of all tests together, that of each test alone, and the number of permutations."""
 
     p_value: float
     tests: dict[str, float]
@@ -53,14 +48,10 @@ class Verdict(NamedTuple):
 
 
 class Statistic(NamedTuple):
-    """The test of a single statistic.
+    """The test of a single statistic: its medians in the reference and in the new images, and their difference.
 
-    Attributes:
-        name: the name of the statistic.
-        reference: its median in the reference.
-        new: its median in the new images.
-        distance: the Kolmogorov-Smirnov distance of the two distributions.
-        p_value: with Holm's correction for the number of statistics.
+    The Kolmogorov-Smirnov distance is that of the two distributions. The p-value has Holm's correction for the number
+    of statistics.
     """
 
     name: str
@@ -73,9 +64,7 @@ class Statistic(NamedTuple):
 class _Prepared(NamedTuple):
     """The values of all N images that the tests need, which are the same under every permutation."""
 
-    mosaic: Float[Array, "N points S"]
-    image: Float[Array, "N points S"]
-    output: Float[Array, "N points S"]
+    below: dict[str, Float[Array, "N points _"]]
     kernel: Float[Array, "N N"]
     disagreement: Float[Array, " N"] | None
 
@@ -87,11 +76,7 @@ def compare(reference: Seen, new: Seen, level: float, seed: int = 0) -> Verdict:
     where many of them are as extreme as the true labels. If 20 or fewer are, a look at ten times as many follows, all
     of them new. Only the last look can raise an alarm, so the level holds.
 
-    Args:
-        reference: the statistics of the reference.
-        new: the statistics of the new images.
-        level: the probability of a false alarm that the p-value must resolve.
-        seed: decides the permutations.
+    The p-value resolves a probability of a false alarm of `level`; the seed decides the permutations.
     """
     needed = max(_LAST, math.ceil(_BEYOND / level) - 1)
     pooled = [np.concatenate(pair) for pair in zip(reference[:4], new[:4], strict=True)]
@@ -135,17 +120,18 @@ def _tail(values: np.ndarray) -> np.ndarray:
 
 
 def _prepare(pooled: Sequence[Array], disagreement: Array | None) -> _Prepared:
-    mosaic, image, output, features = pooled
-    return _Prepared(_below(mosaic), _below(image), _below(output), _kernel(features), disagreement)
+    *single, features = pooled
+    below = {
+        name: _below(values)
+        for name, values in zip(("raw images", "images", "outputs"), single, strict=True)
+        if values.shape[-1]
+    }
+    return _Prepared(below, _kernel(features), disagreement)
 
 
 def _under_permutations(weights: Float[Array, "P N"], prepared: _Prepared) -> dict[str, Float[Array, " P"]]:
     """Computes the statistic of each test under each permutation."""
-    found = {
-        name: _distances(weights, below).max(1)
-        for name, below in (("raw images", prepared.mosaic), ("images", prepared.image), ("outputs", prepared.output))
-        if below.shape[-1]
-    }
+    found = {name: _distances(weights, below).max(1) for name, below in prepared.below.items()}
     found["features"] = _discrepancies(weights, prepared.kernel)
     if prepared.disagreement is not None:
         found["disagreement"] = jnp.abs(weights @ prepared.disagreement)
@@ -200,20 +186,12 @@ def rates_of_one_reference(level: float, new: int, known: int) -> tuple[float, f
 
 
 def single_statistics(reference: Seen, new: Seen, names: tuple[str, ...]) -> list[Statistic]:
-    """Tests each statistic by itself, with Holm's correction; returns the most extreme first.
-
-    Args:
-        reference: the statistics of the reference.
-        new: the statistics of the new images.
-        names: the names of the statistics of raw images, processed images and outputs.
-    """
+    """Tests each statistic of raw images, processed images and outputs by itself; returns the most extreme first."""
     before, after = (np.concatenate(each[:3], 1) for each in (reference, new))
     tests = [stats.ks_2samp(*columns)[:2] for columns in zip(before.T, after.T, strict=True)]
     distances, p_values = np.array(tests, np.float64).T
-    order, corrected = np.argsort(p_values, kind="stable"), 0.0
-    found = []
-    for rank, place in enumerate(order):
-        corrected = max(corrected, min(1.0, float(p_values[place]) * (len(order) - rank)))
-        old, now = (float(np.median(each[:, place])) for each in (before, after))
-        found.append(Statistic(names[place], old, now, float(distances[place]), corrected))
-    return found
+    corrected, medians = holm(p_values), [np.median(each, 0) for each in (before, after)]
+    return [
+        Statistic(names[place], *(float(each[place]) for each in (*medians, distances, corrected)))
+        for place in np.argsort(p_values, kind="stable")
+    ]

@@ -5,13 +5,13 @@ The diagnosis is applied to the labeled reference, and the models are measured o
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from r2l_jax.drift.cases import CLEAN
-from r2l_jax.drift.measure import Model, Samples, measure
+from r2l_jax.drift.measure import Model, Outcomes, Samples, measure
 from r2l_jax.drift.monitoring import alarm
 from r2l_jax.drift.monitoring.camera_noise import with_noise
 from r2l_jax.drift.monitoring.diagnosis import SCENE, UNEXPLAINED, DriftEstimate, state_of
@@ -20,7 +20,6 @@ from r2l_jax.drift.monitoring.simulation import taken
 from r2l_jax.drift.monitoring.statistics import see
 from r2l_jax.errors import InputError
 from r2l_jax.model.adaptation import MOST
-from r2l_jax.model.scores import Outcome, Score
 from r2l_jax.results.result import Interval, points
 from r2l_jax.training.run import BATCH, Run
 
@@ -39,14 +38,6 @@ _INTERVAL = (2.5, 97.5)
 _DEVIATIONS = 1.96
 
 
-class ExpectedScore(NamedTuple):
-    """A score to expect, with the ends of its 95% confidence interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
 @dataclasses.dataclass(frozen=True)
 class Remedy:
     """The gain of adapting by statistics, on the reference under the diagnosed drift.
@@ -62,18 +53,15 @@ class Remedy:
     gain: Interval | None = None
     refused: str | None = None
 
-    @property
-    def helps(self) -> bool:
-        """Whether the score would rise at the displayed precision, a tenth of a point."""
-        return self.gain is not None and self.gain[0] >= 0.0005
-
     def text(self, command: str) -> str:
         """States the gain of adapting, with the command that predicts with adapted models if it helps."""
         if self.gain is None:
             return f"adapting by statistics would not help: {self.refused}"
         gain, low, high = map(points, self.gain)
         gains = f"would gain {gain} ({low} to {high}) points"
-        return f"adapting by statistics {f'{gains}: {command}' if self.helps else f'would not help: it {gains}'}"
+        # Whether the score rises at the displayed precision, a tenth of a point.
+        helps = self.gain[0] >= 0.0005
+        return f"adapting by statistics {f'{gains}: {command}' if helps else f'would not help: it {gains}'}"
 
 
 def explained_by_camera(diagnosis: Sequence[DriftEstimate]) -> bool:
@@ -81,62 +69,39 @@ def explained_by_camera(diagnosis: Sequence[DriftEstimate]) -> bool:
     return bool(diagnosis) and diagnosis[0].name not in (SCENE, UNEXPLAINED)
 
 
-@dataclasses.dataclass(frozen=True)
-class Scored:
-    """The outcomes of samples, with their score."""
-
-    score: Score
-    outcome: Outcome
-
-    def of(self, weights: np.ndarray) -> float:
-        """Computes the score of weighted samples."""
-        return float(self.score(self.outcome, weights))
-
-    def of_all(self) -> float:
-        """Computes the score of all samples."""
-        return self.score.of_all(self.outcome)
-
-    def taken(self, places: np.ndarray) -> "Scored":
-        """Returns the outcomes of some samples."""
-        return Scored(self.score, {name: array[places] for name, array in self.outcome.items()})
-
-    def __len__(self) -> int:
-        return len(next(iter(self.outcome.values())))
-
-
-def outcomes_of(run: Run, reference: Reference, raws: np.ndarray, places: np.ndarray) -> Scored:
-    """Measures the ensemble of the models on samples of the reference with other raw images."""
+def outcomes_of(run: Run, reference: Reference, raws: np.ndarray, places: np.ndarray) -> Outcomes:
+    """Measures the models, and their ensemble as the last one, on samples of the reference with other raw images."""
     models = {str(number): Model(fold.model) for number, fold in enumerate(run)}
     samples = Samples(run.task, reference.dataset(run, raws), places, BATCH)
-    found = measure(models, [CLEAN], samples, ensemble="all" if len(models) > 1 else None)
-    return Scored(found.scoring, found.at(found.models[-1]))
+    return measure(models, [CLEAN], samples, ensemble="all" if len(models) > 1 else None)
 
 
 class Drifted(NamedTuple):
     """The reference under a diagnosed drift.
 
     Attributes:
-        score: the score to expect.
+        score: the score to expect, with the ends of its 95% confidence interval.
         raws: the raw images under the estimated drift.
         outcomes: the outcomes of these raw images.
         loss: the loss in score to expect, with the ends of its 95% confidence interval.
     """
 
-    score: ExpectedScore
+    score: Interval
     raws: np.ndarray
-    outcomes: Scored
+    outcomes: Outcomes
     loss: Interval
 
 
 def without_drift(run: Run, reference: Reference) -> Drifted:
     """Measures the score on the reference as it is."""
     outcomes = outcomes_of(run, reference, reference.raws, np.arange(len(reference)))
-    ends = _interval(lambda rng: outcomes.of(_drawn(rng, len(outcomes))))
-    return Drifted(ExpectedScore(outcomes.of_all(), *ends), reference.raws, outcomes, (0.0, 0.0, 0.0))
+    weights, _ = _resamples(len(reference))
+    score = (outcomes.score(outcomes.models[-1]), *_ends(_score(outcomes, weights)))
+    return Drifted(score, reference.raws, outcomes, (0.0, 0.0, 0.0))
 
 
 def by_camera(
-    run: Run, reference: Reference, diagnosis: Sequence[DriftEstimate], clean: Scored, seed: int = 0
+    run: Run, reference: Reference, diagnosis: Sequence[DriftEstimate], clean: Outcomes, seed: int = 0
 ) -> Drifted:
     """Measures the score on the reference under the diagnosed drift.
 
@@ -145,28 +110,23 @@ def by_camera(
     The loss is paired with the outcomes of the reference as it is (`clean`).
     """
     assert run.camera is not None
-    rng = np.random.default_rng(seed)
+    rng, every = np.random.default_rng(seed), np.arange(len(reference))
     take = functools.partial(taken, camera=run.camera, measured=with_noise(run.camera, reference.raws))
     drifted = np.asarray(take(reference.raws, state_of(diagnosis), seed=seed))
-    outcomes = outcomes_of(run, reference, drifted, np.arange(len(reference)))
-    part = np.sort(rng.permutation(len(reference))[:_PART])
-    changes = []
+    outcomes = outcomes_of(run, reference, drifted, every)
+    part, changes = np.sort(rng.permutation(len(reference))[:_PART]), [0.0]
     for number in range(1, _DRAWS + 1):
         raws = np.zeros_like(reference.raws)
         state = state_of([_redrawn(estimate, rng) for estimate in diagnosis])
         raws[part] = take(reference.raws[part], state, seed=seed + number)
-        changes.append(outcomes_of(run, reference, raws, part).of_all() - outcomes.taken(part).of_all())
-    ends = _interval(lambda rng: outcomes.of(_drawn(rng, len(outcomes))) + rng.choice([0, *changes]))
-    least = outcomes.score.least
-    low, high = np.clip(ends, least, 1).tolist()
-    mean = float(np.clip(outcomes.of_all() + np.mean([0, *changes]), least, 1))
-
-    def lost(rng: np.random.Generator) -> float:
-        weights = _drawn(rng, len(outcomes))
-        return clean.of(weights) - outcomes.of(weights) - rng.choice([0, *changes])
-
-    loss = clean.of_all() - outcomes.of_all() - float(np.mean([0, *changes]))
-    return Drifted(ExpectedScore(mean, low, high), drifted, outcomes, (loss, *_interval(lost)))
+        of_part, (*_, model) = outcomes_of(run, reference, raws, part), outcomes.models
+        changes.append(of_part.score(model) - outcomes.score(model, taken=np.isin(every, part)))
+    weights, drawn = _resamples(len(reference), changes)
+    score = outcomes.score(outcomes.models[-1]) + float(np.mean(changes))
+    scores = _score(outcomes, weights) + drawn
+    mean, low, high = np.clip([score, *_ends(scores)], outcomes.scoring.least, 1).tolist()
+    loss = (clean.score(clean.models[-1]) - score, *_ends(_score(clean, weights) - scores))
+    return Drifted((mean, low, high), drifted, outcomes, loss)
 
 
 def _redrawn(estimate: DriftEstimate, rng: np.random.Generator) -> DriftEstimate:
@@ -196,21 +156,30 @@ def remedy(run: Run, reference: Reference, drifted: Drifted) -> Remedy:
         adapted = run.adapted(drifted.raws[by])
     except InputError as error:
         return Remedy(len(by), refused=str(error))
-    before, after = drifted.outcomes.taken(rest), outcomes_of(adapted, reference, drifted.raws, rest)
-
-    def gain(rng: np.random.Generator) -> float:
-        drawn = _drawn(rng, len(rest))
-        return after.of(drawn) - before.of(drawn)
-
-    return Remedy(len(by), (after.of_all() - before.of_all(), *_interval(gain)))
-
-
-def _drawn(rng: np.random.Generator, samples: int) -> np.ndarray:
-    """Draws a resample of the samples: how often each is in it."""
-    return np.bincount(rng.integers(0, samples, samples), minlength=samples)
+    after, weights = outcomes_of(adapted, reference, drifted.raws, rest), _resamples(len(rest))[0]
+    gains = []
+    for of_rest in (np.ones((1, len(rest))), weights):
+        # Before, the samples to which the models are adapted do not count.
+        of_all = np.zeros((len(of_rest), len(reference)))
+        of_all[:, rest] = of_rest
+        gains.append(_score(after, of_rest) - _score(drifted.outcomes, of_all))
+    return Remedy(len(by), (float(gains[0][0]), *_ends(gains[1])))
 
 
-def _interval(draw: Callable[[np.random.Generator], float]) -> tuple[float, float]:
-    rng = np.random.default_rng(0)
-    low, high = np.percentile([draw(rng) for _ in range(_RESAMPLES)], _INTERVAL)
+def _score(outcomes: Outcomes, weights: np.ndarray) -> np.ndarray:
+    """Computes the score of the last model for each weighting of the samples."""
+    return np.asarray(outcomes.scoring(outcomes.at(outcomes.models[-1]), weights))
+
+
+def _resamples(samples: int, changes: Sequence[float] = ()) -> tuple[np.ndarray, np.ndarray]:
+    """Draws how often each sample is in each resample, and one of the changes for each resample, if there are any."""
+    rng, counts, chosen = np.random.default_rng(0), list[np.ndarray](), list[float]()
+    for _ in range(_RESAMPLES):
+        counts.append(np.bincount(rng.integers(0, samples, samples), minlength=samples))
+        chosen.append(rng.choice(changes) if changes else 0.0)
+    return np.array(counts), np.array(chosen)
+
+
+def _ends(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, _INTERVAL)
     return float(low), float(high)

@@ -9,7 +9,7 @@ import numpy as np
 from r2l_jax.drift.monitoring import alarm, expected
 from r2l_jax.drift.monitoring.alarm import Statistic
 from r2l_jax.drift.monitoring.diagnosis import LEAST_IMAGES, LEAST_SIDE, DriftEstimate, diagnose
-from r2l_jax.drift.monitoring.expected import ExpectedScore, Remedy
+from r2l_jax.drift.monitoring.expected import Remedy
 from r2l_jax.drift.monitoring.reference import Reference
 from r2l_jax.drift.monitoring.statistics import IMAGE, MOSAIC, output_names, see
 from r2l_jax.results.result import SCORE, Column, Figure, Interval, Result, Table, points
@@ -62,14 +62,14 @@ class Explained:
 
     Attributes:
         diagnosis: the causes of the drift, the strongest first; empty without an alarm.
-        expected: the score to expect, if the camera explains the drift.
+        expected: the score to expect, with its 95% confidence interval, if the camera explains the drift.
         remedy: the gain of adapting by statistics, likewise.
         refused: why neither is stated.
         loss: the loss in score to expect, with the ends of its 95% confidence interval.
     """
 
     diagnosis: list[DriftEstimate] = dataclasses.field(default_factory=list)
-    expected: ExpectedScore | None = None
+    expected: Interval | None = None
     remedy: Remedy | None = None
     refused: str = ""
     loss: Interval | None = None
@@ -87,7 +87,7 @@ def undiagnosed(images: int, known: int, shape: Sequence[int]) -> str:
 
 
 class Monitor:
-    """Tests windows of new images for drift.
+    """Tests windows of new images for drift, and explains the latest windows with an alarm.
 
     Args:
         run: the models.
@@ -96,11 +96,6 @@ class Monitor:
         windows: windows that an earlier monitor has tested.
         explained: its explanation.
         tolerance: the loss in score that is no alarm if it explains the drift; None raises an alarm on any drift.
-
-    Attributes:
-        level: the probability of a false alarm for each window.
-        windows: all windows that were tested.
-        explained: the explanation of the latest windows with an alarm, see `explain`.
     """
 
     def __init__(

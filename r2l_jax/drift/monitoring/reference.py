@@ -6,13 +6,15 @@ import itertools
 import json
 import os
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 import safetensors
 
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.drift.monitoring import alarm
 from r2l_jax.drift.monitoring.statistics import Seen, see
-from r2l_jax.errors import InputError
+from r2l_jax.errors import InputError, warn
 from r2l_jax.results.contact_sheet import quantized
 from r2l_jax.results.files import write_safetensors
 from r2l_jax.training.run import Run
@@ -28,6 +30,9 @@ ACCEPTED = "accepted"
 
 # With fewer samples, only the largest drifts would be detected.
 LEAST = 32
+
+# The probability of adapting to images without drift.
+LEVEL = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,3 +180,24 @@ def of_run(run: Run, file: pathlib.Path) -> tuple[Reference, bool]:
         raise InputError(f"{why}, and it cannot be made: {error}") from None
     write(made, run, file)
     return made, True
+
+
+def unnoticed(run: Run, raws: np.ndarray, find_reference: Callable[[], Reference]) -> str | None:
+    """Returns a message if no drift is detected in new images, else None; without a reference, warns and returns None.
+
+    The confidence of a model cannot tell whether it needs adaptation, because it can be confident and wrong.
+
+    Args:
+        run: the models.
+        raws: the new raw images, of the training size.
+        find_reference: returns the reference, or raises an InputError.
+    """
+    try:
+        known = find_reference()
+    except InputError as error:
+        warn(f"the model is adapted without a test for drift: {error}")
+        return None
+    p_value = alarm.compare(known.seen, see(run, raws), LEVEL).p_value
+    if p_value <= LEVEL:
+        return None
+    return f"no drift is detected in {len(raws)} images, compared with {len(known)} clean ones (p = {p_value:.2g})"

@@ -1,11 +1,12 @@
 """Search over a pipeline's parameters: uphill in the task loss for the worst processing, downhill for a better one.
 
-Many searches run at once, as one compiled step over a stack of them, see `stacks`. A single search is a stack of one.
+Many searches run at once, as one compiled step over a stack of them, see `mapped`. A single search is a stack of one.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,12 +19,13 @@ from isp.metering import Part
 from r2l_jax.cli import stop
 from r2l_jax.cli.progress import Bar
 from r2l_jax.cli.stop import Interrupted
-from r2l_jax.devices.placement import OneAhead
-from r2l_jax.drift.search import stacks
-from r2l_jax.drift.search.descent import Direction, cost_of, descend
+from r2l_jax.devices import compiler
+from r2l_jax.devices.placement import OneAhead, shardings
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.ranges import apart, gains, valid_offsets, valid_values
+from r2l_jax.drift.search.ranges import Direction, apart, cost_of, descend, gains, valid_offsets, valid_values
 from r2l_jax.errors import InputError
+
+PyTree = Any
 
 # The objective of searches: the task loss, which needs labels, or the distance from the training features.
 Objective = Literal["task", "features"]
@@ -119,9 +121,9 @@ class Searcher:
             Interrupted: a signal has asked to stop.
         """
         state, fixed = zip(*(self._start(frozen, search, len(raws)) for search in searches), strict=True)
-        shared = frozen, {"raw": raws, "target": targets}, np.float32(steps)
-        (state, fixed), shared = stacks.placed((stacks.stack(state), stacks.stack(fixed)), shared)
-        ahead, losses, step = OneAhead(), list[Array](), stacks.mapped(_step, donates=True)
+        state, fixed = stack(state), stack(fixed)
+        shared = jax.device_put((frozen, {"raw": raws, "target": targets}, np.float32(steps)), shardings().everywhere)
+        ahead, losses, step = OneAhead(), list[Array](), mapped(_step, donates=True)
         title = f"{len(searches)} search{'es' if len(searches) > 1 else ''}"
         with Bar(total=steps, desc=title, unit="step") as bar:
             for _ in range(steps):
@@ -130,19 +132,19 @@ class Searcher:
                 bar.update()
                 if stop.requested() and len(losses) < steps:
                     raise Interrupted("stopped; the same command starts this analysis again")
-        ends = stacks.unstack(state.offsets, len(searches))
+        ends = unstack(state.offsets, len(searches))
         ways = np.zeros((len(searches), 0, 2))
         if losses:
-            ways = stacks.unstack(np.stack(jax.device_get(losses), 2), len(searches))
-        return [self._found(frozen, *each) for each in zip(searches, ends, ways, strict=True)]
+            ways = np.stack(jax.device_get(losses), 1)
+        return [self._found(frozen, *each) for each in zip(searches, ends, ways[: len(searches)], strict=True)]
 
     def losses(
         self, frozen: Frozen, ends: Sequence[Mapping[str, np.ndarray]], raws: np.ndarray | Part, targets: np.ndarray
     ) -> np.ndarray:
         """Computes the penalized objective on all samples at once, for several sets of values of all parameters."""
-        values = stacks.stack([jax.tree.map(np.float32, dict(each)) for each in ends])
-        values, shared = stacks.placed(values, (frozen, {"raw": raws, "target": targets}))
-        return np.array(stacks.unstack(stacks.mapped(_loss_of_all)(self, values, (), shared), len(ends)))
+        values = stack([jax.tree.map(np.float32, dict(each)) for each in ends])
+        shared = jax.device_put((frozen, {"raw": raws, "target": targets}), shardings().everywhere)
+        return np.array(unstack(mapped(_loss_of_all)(self, values, (), shared), len(ends)))
 
     def loss(self, frozen: Frozen, images: Array, batch: Any) -> Array:
         """Computes the objective of processed images."""
@@ -212,7 +214,7 @@ def _step(
         return total, jnp.stack([loss, away])
 
     optimizer = optax.adam(searcher.learning_rate * (1 + jnp.cos(jnp.pi * state.step / steps)) / 2)
-    offsets, opt_state, losses = descend(
+    offsets, opt_state, _, losses = descend(
         optimizer, declarations, default, cost, state.offsets, state.opt_state, fixed.free
     )
     return _State(offsets, opt_state, state.step + 1), losses
@@ -225,3 +227,42 @@ def _batch(samples: Mapping[str, Any], drawn: Array, weights: Array) -> Any:
         "index": drawn.astype(jnp.int32),
         "weight": weights[drawn],
     }
+
+
+def stack(trees: Sequence[PyTree]) -> PyTree:
+    """Stacks pytrees on the devices, an equal part on each; copies of the last one pad the stack."""
+    filled = [*trees, *[trees[-1]] * (-len(trees) % jax.device_count())]
+    return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *filled), shardings().split)
+
+
+def unstack(tree: PyTree, count: int) -> list[PyTree]:
+    """Returns the first `count` pytrees of a stack, on the host."""
+    whole = jax.device_get(tree)
+    return [jax.tree.map(lambda leaf, place=place: np.asarray(leaf[place]), whole) for place in range(count)]
+
+
+@functools.cache
+def mapped(function: Callable[..., PyTree], donates: bool = False) -> Callable[..., PyTree]:
+    """Compiles a function of one pytree for stacks of them, once for each structure and shape of its arguments.
+
+    Each device computes its part of the stack at once (`jax.vmap`), and the devices run in parallel. The function must
+    be defined in a module: compiled versions of it are kept forever, and serve all models, drifts and members of a
+    group.
+
+    Args:
+        function: takes static options, two pytrees of its arguments, and the pytree of shared arguments.
+        donates: whether a call consumes the first of the two stacks.
+
+    Returns:
+        A function of the options, the two stacks and the shared arguments, which are on all devices.
+    """
+    split, everywhere = shardings()
+
+    def of_all(options: Hashable, carried: PyTree, stacked: PyTree, shared: PyTree) -> PyTree:
+        of_device = jax.vmap(functools.partial(function, options), in_axes=(0, 0, None))
+        specs = (split.spec, split.spec, everywhere.spec)
+        each = jax.shard_map(of_device, mesh=split.mesh, in_specs=specs, out_specs=split.spec, check_vma=False)
+        return each(carried, stacked, shared)
+
+    donated = 1 if donates else ()
+    return jax.jit(of_all, static_argnums=0, donate_argnums=donated, compiler_options=compiler.options())

@@ -5,38 +5,22 @@ import functools
 import math
 import os
 import pathlib
-from typing import TYPE_CHECKING, Any
 
 from r2l_jax import jobs
 from r2l_jax.cli.flags import FRACTION, NOT_NEGATIVE, POSITIVE, SEED, Settings, setting
 from r2l_jax.config import CHECKPOINTS, CODE, NOT_OF_TRAINING, WHICH_CHECKPOINT, FinishedRun
 from r2l_jax.data.settings import DataSettings
+from r2l_jax.drift.settings import Case, ImageDriftSettings, with_changes
 from r2l_jax.errors import InputError
-from r2l_jax.model.settings import PIPELINE_NAMES
-from r2l_jax.names import (
-    BY_SHOT,
-    CAMERAS_HELP,
-    CHANGES,
-    CORRUPTIONS,
-    DRIFTS,
-    INTENSITIES,
-    PUBLISHED_PIPELINES,
-    SENSOR,
-    SENSOR_HELP,
-    SEVERITIES,
-    SHOT_FIELDS,
-)
+from r2l_jax.names import BY_SHOT, CHANGES, DRIFTS, INTENSITIES, PUBLISHED_PIPELINES, SENSOR, SEVERITIES, SHOT_FIELDS
 from r2l_jax.results.files import common_folder
-
-if TYPE_CHECKING:
-    from r2l_jax.drift.cases import Case
-else:
-    Case = Any  # importing it would delay a program's help
-
-_SEVERITIES = f"severities of the corruptions and of the sensor drifts: {', '.join(map(str, SEVERITIES))}"
 
 # The folder for the comparison of a run with runs inside its own folder, such as adapted ones.
 TOGETHER = "together"
+
+
+# The other flags of an envelope have an effect only with it.
+_of_envelope = functools.partial(setting, needs="envelope")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,37 +36,22 @@ class EnvelopeSettings(Settings):
         'limits: a JSON file such as {"exposure": [-1, 0.3]}, or default',
         None,
     )
-    draws: int | None = setting(
-        "cameras to draw; default: the fewest that can show the fraction",
-        None,
-        bound=POSITIVE,
-        rare=True,
-        needs="envelope",
+    draws: int | None = _of_envelope(
+        "cameras to draw; default: the fewest that can show the fraction", None, bound=POSITIVE, rare=True
     )
-    confidence: float = setting(
-        "confidence of the statement, for images, cameras and proposals together",
-        0.95,
-        bound=FRACTION,
-        rare=True,
-        needs="envelope",
+    confidence: float = _of_envelope(
+        "confidence of the statement, for images, cameras and proposals together", 0.95, bound=FRACTION, rare=True
     )
-    fraction: float = setting(
-        "fraction of the cameras that must not fail", 0.95, bound=FRACTION, rare=True, needs="envelope"
-    )
-    tolerance: float = setting(
+    fraction: float = _of_envelope("fraction of the cameras that must not fail", 0.95, bound=FRACTION, rare=True)
+    tolerance: float = _of_envelope(
         "a camera fails unless the images show that the score drops by at most so many points (hundredths)",
         2.0,
         bound=POSITIVE,
-        needs="envelope",
     )
-    proposals: int = setting(
-        "smaller envelopes to propose and test if the statement does not hold",
-        3,
-        bound=NOT_NEGATIVE,
-        rare=True,
-        needs="envelope",
+    proposals: int = _of_envelope(
+        "smaller envelopes to propose and test if the statement does not hold", 3, bound=NOT_NEGATIVE, rare=True
     )
-    stop_early: bool = setting("stop drawing once too many cameras have failed", False, rare=True, needs="envelope")
+    stop_early: bool = _of_envelope("stop drawing once too many cameras have failed", False, rare=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -91,6 +60,11 @@ class EnvelopeSettings(Settings):
                 f"`draws={self.draws}` cannot show `fraction={self.fraction:g}` with `confidence={self.confidence:g}`: "
                 f"that takes {self._least} even if no camera fails"
             )
+
+    @property
+    def allowed(self) -> float:
+        """The tolerance as a difference of scores, which are fractions."""
+        return self.tolerance / 100
 
     @property
     def cameras(self) -> int:
@@ -114,16 +88,41 @@ class EnvelopeSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationConfig(Settings):
+class FinishedRuns(Settings):
+    """Finished runs."""
+
+    run: tuple[str, ...] = setting(
+        "folders of finished runs, of groups of seeds, or of folds, separated by commas", kind="repeated"
+    )
+    checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
+    data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
+    output: str | None = setting(
+        "folder for the results; default: evaluation in the run's folder, or in the innermost folder that holds all "
+        "runs",
+        None,
+    )
+    code: tuple[str, ...] = setting(CODE, ())
+
+
+_EvaluatedDrifts = with_changes(
+    ImageDriftSettings,
+    pipelines=(PUBLISHED_PIPELINES, "against=pipelines !envelope"),
+    intensities=(INTENSITIES, "against=intensities !envelope"),
+    exposures=(INTENSITIES[:-1], "against=exposures !envelope"),
+    sensor=((*SENSOR,), "against=sensor !envelope"),
+    severities=(SEVERITIES, "against=sensor|corruptions !envelope"),
+    corruptions=(CHANGES, "against=corruptions !envelope"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(_EvaluatedDrifts, FinishedRuns):
     """Evaluation.
 
     Raises:
         InputError: a value is unknown or out of range.
     """
 
-    run: tuple[str, ...] = setting(
-        "folders of finished runs, of groups of seeds, or of folds, separated by commas", kind="repeated"
-    )
     about: str | None = setting(
         "whether confidence intervals are about the training recipe (other seeds and samples) or about these models "
         "(other samples); default: recipe for a group of seeds, else model",
@@ -137,33 +136,6 @@ class EvaluationConfig(Settings):
         each=DRIFTS,
         needs="!envelope",
     )
-    pipelines: tuple[str, ...] = setting(
-        f"other pipelines: {PIPELINE_NAMES}", PUBLISHED_PIPELINES, needs="against=pipelines !envelope"
-    )
-    intensities: tuple[float, ...] = setting(
-        "other measured intensities", INTENSITIES, needs="against=intensities !envelope"
-    )
-    exposures: tuple[float, ...] = setting(
-        "simulated exposures, as factors on the light; for any raw data",
-        INTENSITIES[:-1],
-        needs="against=exposures !envelope",
-    )
-    sensor: tuple[str, ...] = setting(SENSOR_HELP, (*SENSOR,), kind="states", needs="against=sensor !envelope")
-    cameras: tuple[str, ...] = setting(f"{CAMERAS_HELP}; with --envelope, check whether they are inside", ())
-    corruptions: tuple[str, ...] = setting(
-        f"corruptions of the processed images, some of {', '.join(CORRUPTIONS)}",
-        CHANGES,
-        needs="against=corruptions !envelope",
-    )
-    severities: tuple[int, ...] = setting(_SEVERITIES, SEVERITIES, needs="against=sensor|corruptions !envelope")
-    checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
-    data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
-    output: str | None = setting(
-        "folder for the results; default: evaluation in the run's folder, or in the innermost folder that holds all "
-        "runs",
-        None,
-    )
-    code: tuple[str, ...] = setting(CODE, ())
     by: tuple[str, ...] = setting(BY_SHOT, (), each=SHOT_FIELDS, needs="!envelope")
     as_published: bool = setting(
         "also give the study's log ratio of the drops under corruptions and pipelines",
@@ -204,14 +176,7 @@ class EvaluationConfig(Settings):
         """The cases, each once; the runs' clean images come first."""
         from r2l_jax.drift import cases
 
-        known = {
-            "pipelines": cases.pipelines(self.pipelines),
-            "intensities": cases.intensities(self.intensities),
-            "exposures": cases.exposures(self.exposures),
-            "sensor": cases.sensor(self.sensor, self.severities),
-            "cameras": cases.cameras(self.cameras),
-            "corruptions": cases.corruptions(self.corruptions, self.severities),
-        }
+        known = self.known_cases
         chosen = [case for group in DRIFTS if group in self.against for case in known[group]]
         return tuple(dict.fromkeys([cases.CLEAN, *chosen]))
 
@@ -234,8 +199,16 @@ class EvaluationConfig(Settings):
         return common / "evaluation" / (TOGETHER if is_run else "")
 
 
+_SynthesizedDrifts = with_changes(
+    ImageDriftSettings,
+    pipelines=(("parametrized",), "!pipeline"),
+    intensities=((1.0,), ""),
+    severities=(SEVERITIES, "sensor|corruptions"),
+)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SynthesisConfig(DataSettings):
+class SynthesisConfig(_SynthesizedDrifts, DataSettings):
     """Sets of pictures.
 
     Raises:
@@ -243,22 +216,7 @@ class SynthesisConfig(DataSettings):
     """
 
     output: str = setting("folder for the sets")
-    pipelines: tuple[str, ...] = setting(PIPELINE_NAMES, ("parametrized",), needs="!pipeline")
     pipeline: str | None = setting("a single pipeline, in place of --pipelines", None)
-    intensities: tuple[float, ...] | None = setting(
-        f"measured intensities, some of {', '.join(map('{:g}'.format, INTENSITIES))}; default: 1; a Folder has one",
-        None,
-    )
-    exposures: tuple[float, ...] = setting(
-        "simulated exposures, as factors on the light of the raw images at full intensity, or of a Folder's",
-        (),
-    )
-    sensor: tuple[str, ...] = setting(f"{SENSOR_HELP}; on raw images as for exposures", (), kind="states")
-    cameras: tuple[str, ...] = setting(f"{CAMERAS_HELP}; on raw images as for exposures", ())
-    corruptions: tuple[str, ...] = setting(
-        f"corruptions to add to the uncorrupted set, some of {', '.join(CORRUPTIONS)}", ()
-    )
-    severities: tuple[int, ...] = setting(_SEVERITIES, SEVERITIES, needs="sensor|corruptions")
     half_size: bool = setting("demosaic at half the size, as with --half_size of scripts/train.py", False)
     format: str = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
     seed: int = setting(
@@ -271,7 +229,7 @@ class SynthesisConfig(DataSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.dataset == "Folder" and self.intensities is not None:
+        if self.dataset == "Folder" and self.intensities not in ((), (1.0,)):
             raise InputError("`intensities`: a Folder has only one intensity; `exposures` simulates others")
         for name in ("pipelines", *(["severities"] if self.corruptions or self.sensor else [])):
             if not getattr(self, name):
@@ -288,10 +246,9 @@ class SynthesisConfig(DataSettings):
         """
         from r2l_jax.drift import cases
 
-        own = self.dataset == "Folder"
-        measured = [cases.CLEAN] if own else cases.intensities((1.0,) if self.intensities is None else self.intensities)
+        known = self.known_cases
+        measured = [cases.CLEAN] if self.dataset == "Folder" else known["intensities"]
         names = (self.pipeline,) if self.pipeline is not None else self.pipelines
-        computed = [*cases.exposures(self.exposures), *cases.sensor(self.sensor, self.severities)]
         uncorrupted = cases.CLEAN._replace(name="uncorrupted")
         sets = [
             acquisition._replace(
@@ -299,8 +256,8 @@ class SynthesisConfig(DataSettings):
                 pipeline=processing.pipeline,
                 corruption=corrupted.corruption,
             )
-            for acquisition in [*measured, *computed, *cases.cameras(self.cameras)]
+            for acquisition in [*measured, *known["exposures"], *known["sensor"], *known["cameras"]]
             for processing in cases.pipelines(names, self.half_size)
-            for corrupted in [uncorrupted, *cases.corruptions(self.corruptions, self.severities)]
+            for corrupted in [uncorrupted, *known["corruptions"]]
         ]
         return tuple(dict.fromkeys(sets))

@@ -38,12 +38,10 @@ from r2l_jax.drift.limits import FILE, FOLDER, PIPELINE, Limit, Limits, percent
 from r2l_jax.drift.measure import Model, Outcomes, Samples
 from r2l_jax.drift.renderer import Processor, Renderer, grouped
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.knobs import turned
-from r2l_jax.drift.synthesis.config import EnvelopeSettings, EvaluationConfig
+from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.trained_folds import TrainedFold, folds_of, ids_of
 from r2l_jax.errors import InputError
 from r2l_jax.model.raw_to_logit import pipeline_of
-from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.results import store
 from r2l_jax.results.contact_sheet import contact_sheet
 from r2l_jax.results.files import write_json
@@ -67,12 +65,9 @@ _ROUNDING = 1e-9
 
 
 class Cameras(NamedTuple):
-    """Cameras that were drawn within limits.
+    """N cameras that were drawn within L limits: where their quantities are in their distributions, from 0 to 1.
 
-    Attributes:
-        shares: where the quantities of each camera are in their distributions, `(N, L)`, from 0 to 1.
-        losses: the loss on the images of each camera, `(N,)`, of the model with the greatest limit.
-        highest: the upper confidence limit of this loss, `(N,)`.
+    `losses` `(N,)` is the loss on each camera's images of the model with the greatest upper limit, which is `highest`.
     """
 
     shares: np.ndarray
@@ -151,17 +146,12 @@ def _placed(name: str, drifts: Amounts, limits: Limits) -> str:
     return Table(f"{name} {verdict}", columns, rows, "inf: the limits allow no change in this direction").text()
 
 
-def as_fractions(settings: EnvelopeSettings) -> EnvelopeSettings:
-    """Returns settings with the tolerance as a difference of scores, which are fractions."""
-    return dataclasses.replace(settings, tolerance=settings.tolerance / 100)
-
-
 class _Envelope:
     """Makes the result of one run or group."""
 
     def __init__(self, config: EvaluationConfig, folds: Sequence[TrainedFold], limits: Limits):
         self._config, self._folds, self._limits = config, folds, limits
-        self._settings = as_fractions(config.limits)
+        self._settings = config.limits
         self._fold = folds[0].fold
         sets = grouped(folds, lambda each: (each.fold.number, *each.fold.measured_indices.tolist()))
         self._sets = [of_set for _, of_set in sets]
@@ -169,8 +159,8 @@ class _Envelope:
         members = measure.by_member(self._clean)
         of_member = next(iter(members.values()))
         self._groups, self._members = len(measure.over_folds(of_member)), len(members)
-        self._samples = len(measure.joined_samples(outcomes for _, outcomes in of_member)[0])
-        needed = statistics.samples_for_limit(self._settings.tolerance, self._settings.errors[0])
+        self._samples = len(measure.joined_samples(outcomes for _, outcomes in of_member))
+        needed = statistics.samples_for_limit(self._settings.allowed, self._settings.errors[0])
         if self._groups < needed:
             unit = "samples" if self._groups == self._samples else "groups"
             raise InputError(
@@ -242,14 +232,14 @@ class _Envelope:
         most = statistics.most_failures(draws, confidence, settings.fraction)
         allowed = most if settings.stop_early else draws
         drawn = self._draw(box, number, draws, allowed)
-        failures = int(drawn.failing(settings.tolerance).sum())
+        failures = int(drawn.failing(settings.allowed).sum())
         bound = statistics.fraction_bound(failures, len(drawn.losses), confidence, failures > allowed)
         return drawn, {
             "limits": of_limits.written(self._cut(box)),
             "draws": len(drawn.losses),
             "failures": failures,
             "confidence": settings.confidence,
-            "tolerance": settings.tolerance,
+            "tolerance": settings.allowed,
             "fraction": bound,
             "holds": bound >= settings.fraction,
             "loss_shown": None if failures > allowed else float(np.sort(drawn.highest)[-1 - most]),
@@ -268,11 +258,11 @@ class _Envelope:
             highest = np.asarray(statistics.upper_limit(lost, self._settings.errors[0]))
             worst = np.arange(len(block)), highest.argmax(1)
             drawn = drawn.joined(Cameras(block, lost.mean(-1)[worst], highest[worst]))
-            beyond = np.flatnonzero(np.cumsum(drawn.failing(self._settings.tolerance)) > allowed)
+            beyond = np.flatnonzero(np.cumsum(drawn.failing(self._settings.allowed)) > allowed)
             if len(beyond):
                 drawn = Cameras(*(part[: beyond[0] + 1] for part in drawn))
                 break
-        failed = drawn.failing(self._settings.tolerance).sum()
+        failed = drawn.failing(self._settings.allowed).sum()
         print(f"{failed} of {len(drawn.losses)} cameras failed", file=sys.stderr, flush=True)
         return drawn
 
@@ -295,7 +285,7 @@ class _Envelope:
 
     def _explored(self, known: Cameras) -> Cameras:
         """Adds cameras in smaller limits, which show where a proposal must end; tests draw others."""
-        tolerance, scale, size = self._settings.tolerance, 1.0, 0.0
+        tolerance, scale, size = self._settings.allowed, 1.0, 0.0
         latest = known
         for attempt in range(_ATTEMPTS):
             fails = latest.failing(tolerance)
@@ -313,7 +303,7 @@ class _Envelope:
         return known
 
     def _smaller(self, known: Cameras) -> np.ndarray | None:
-        scaled = (known.highest - self._least) / max(self._settings.tolerance - self._least, _ROUNDING)
+        scaled = (known.highest - self._least) / max(self._settings.allowed - self._least, _ROUNDING)
         return _smaller(known.shares, scaled, self._neutral, (1 - self._settings.fraction) / 2)
 
     def _cut(self, box: np.ndarray) -> dict[str, Limit]:
@@ -326,7 +316,7 @@ class _Envelope:
     def _sentences(self, tests: Sequence[dict[str, Any]], drawn: Cameras) -> tuple[list[str], list[str]]:
         settings, last = self._settings, tests[-1]
         models = f"each of {self._members} models loses" if self._members > 1 else "the model loses"
-        tolerance = f"{100 * settings.tolerance:g}"
+        tolerance = f"{settings.tolerance:g}"
         parts = "images, cameras and proposals" if settings.proposals else "images and cameras"
         said = {"the limits": tests[0]} | ({"the proposed smaller limits": last} if len(tests) > 1 else {})
         verdict = []
@@ -384,7 +374,7 @@ class _Envelope:
             for number, each in enumerate(tests)
         ]
         counts = [Column("limits"), Column("cameras"), Column("failures"), Column("fraction at least", "", ".3f")]
-        failing = drawn.failing(self._settings.tolerance).tolist()
+        failing = drawn.failing(self._settings.allowed).tolist()
         cameras = [
             [f"{number}", float(lost), fails, float(highest), *_amounts(self._limits, shares).values()]
             for number, (shares, lost, highest, fails) in enumerate(zip(*drawn, failing, strict=True))
@@ -398,7 +388,7 @@ class _Envelope:
         }
 
     def _figure(self, drawn: Cameras, proposed: dict[str, Any] | None) -> Figure:
-        limits, failing = self._limits, drawn.failing(self._settings.tolerance)
+        limits, failing = self._limits, drawn.failing(self._settings.allowed)
 
         def draw(axes: Axes) -> None:
             for place, (name, limit) in enumerate(limits.items()):
@@ -433,8 +423,8 @@ class _Envelope:
             ("reference", CLEAN, fold.model.processor),
             (f"camera {number} {_change(drawn.losses[number])}", _case(f"camera 0.{number}", amounts), changed),
         ):
-            processors: dict[NamedPipeline | None, Processor] = {None: Processor.of(processor)}
-            ((_, made),) = renderer.images([case], raw, index, fold.dataset.camera, processors)
+            of_case = renderer.images([case], raw, index, fold.dataset.camera, {None: [Processor.of(processor)]})
+            ((_, (made,)),) = of_case
             images |= {f"{title}{' ' * place}": np.asarray(each) for place, each in enumerate(made)}
         return contact_sheet(images, columns=len(raw), panel=240)
 
@@ -462,8 +452,7 @@ def _values(fold: Artifact, amounts: Amounts) -> dict[str, np.ndarray] | None:
     if not named:
         return None
     frozen = Frozen(fold.model, fold.task)
-    moved = [(frozen.knobs[name], frozen.knobs[name].position(value)) for name, value in named.items()]
-    return turned(frozen.declarations, frozen.default, moved)
+    return frozen.turned({name: frozen.knobs[name].position(value) for name, value in named.items()})
 
 
 def _correlation(distances: np.ndarray, losses: np.ndarray) -> tuple[float, float, float] | None:

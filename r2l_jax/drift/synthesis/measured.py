@@ -25,7 +25,7 @@ class Measured:
         fold: a fold of its first member.
         members: by the name of each run, the names of its folds with their outcomes.
         cases: the cases; the runs' clean images come first.
-        about: whether intervals are about the training recipe or about the models.
+        about: the subject of intervals.
     """
 
     label: str
@@ -97,7 +97,7 @@ class Measured:
     @functools.cached_property
     def count(self) -> int:
         """The number of samples of a member."""
-        return len(joined_samples(outcomes for _, outcomes in next(iter(self.members.values())))[0])
+        return len(joined_samples(outcomes for _, outcomes in next(iter(self.members.values()))))
 
     def intervals(self, drops: Mapping[str, np.ndarray]) -> dict[str, Interval]:
         """Estimates several drops."""

@@ -48,11 +48,11 @@ def _images(fold: Artifact, tested: list[Case], seed: int) -> dict[str, np.ndarr
     for iso, of_iso in grouped(tested, lambda case: case.iso):
         dataset = samples.at(iso)
         batch = loader.batch_of(dataset, samples.indices[:1])
-        processors: dict[NamedPipeline | None, Processor] = {None: Processor.of(processor)}
+        processors: dict[NamedPipeline | None, list[Processor]] = {None: [Processor.of(processor)]}
         for pipeline in dict.fromkeys(case.pipeline for case in of_iso if case.pipeline is not None):
-            processors[pipeline] = Processor.of(pipeline.metered_as(processor)(cases.camera_of(dataset)))
+            processors[pipeline] = [Processor.of(pipeline.metered_as(processor)(cases.camera_of(dataset)))]
         raw, index = jax.device_put((batch["raw"], batch["index"]))
-        for case, made in Renderer(seed).images(of_iso, raw, index, dataset.camera, processors):
+        for case, (made,) in Renderer(seed).images(of_iso, raw, index, dataset.camera, processors):
             images[case.name] = np.asarray(made[0])
     # A line may end between the parts of a pipeline's name.
     titles = {case.name: case.name.replace(".", ", ") if case.pipeline else case.name for case in tested}

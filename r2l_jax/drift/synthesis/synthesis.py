@@ -12,7 +12,7 @@ import io
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +38,7 @@ from r2l_jax.drift.synthesis.config import SynthesisConfig
 from r2l_jax.errors import InputError, in_words
 from r2l_jax.jobs import Job, in_threads
 from r2l_jax.model.model_hash import processor_hash
-from r2l_jax.model.tasks import Task, task_of
+from r2l_jax.model.tasks import task_of
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.results import result, store
 from r2l_jax.results.contact_sheet import quantized
@@ -69,8 +69,8 @@ def run(config: SynthesisConfig) -> None:
     jobs.prepare(config.scheduler)
     sets, output = config.sets, remote.on_disk("output", config.output)
     settings = tuple(flat(config).items())
-    _load.cache_clear()
-    dataset = next(iter(_load(settings).sources.values()))
+    _maker.cache_clear()
+    dataset = _maker(settings).dataset
     cases.check_camera(sets, dataset)
     if output.is_file():
         raise InputError(f"`output={output}` is a file: choose another folder")
@@ -123,122 +123,13 @@ def _pipeline_of(case: Case) -> NamedPipeline:
     return case.pipeline
 
 
-class _Loaded(NamedTuple):
-    """Holds the data and the functions with which a process makes sets.
+class _Batch(NamedTuple):
+    """The pictures `(B, H, W, 3)` of a batch for one set, which the device may still be computing.
 
-    Attributes:
-        config: the settings.
-        sources: the data set at each intensity.
-        files: the names of each sample's files in a set, see `file_names`.
-        renderer: makes images.
-        quantize: turns images into the integers of pictures.
-    """
-
-    config: SynthesisConfig
-    sources: Mapping[float, RawDataset]
-    files: Sequence[tuple[str, ...]]
-    renderer: Renderer
-    quantize: Any
-
-
-@functools.lru_cache(maxsize=1)
-def _load(settings: tuple[tuple[str, Any], ...]) -> _Loaded:
-    """Loads, once per process, the data and the functions with which it makes the sets of some settings."""
-    config = build(SynthesisConfig, dict(settings))
-    sources = load(config)
-    files = file_names(next(iter(sources.values())), config.format)
-    split = shardings().split
-    quantize = jax.jit(
-        functools.partial(quantized, dtype=FORMATS[config.format]),
-        out_shardings=split,
-        compiler_options=compiler.options(),
-    )
-    return _Loaded(config, sources, files, Renderer(config.seed, split), quantize)
-
-
-def _make(settings: tuple[tuple[str, Any], ...], names: Sequence[str]) -> None:
-    """Makes sets of one pipeline and acquisition, unless they exist; threads write while the device works."""
-    loaded = _load(settings)
-    config, output = loaded.config, pathlib.Path(loaded.config.output)
-    sets = {case.name: case for case in config.sets}
-    identities = {name: _identity(config, sets[name], loaded.sources[_iso(sets[name])]) for name in names}
-    try:
-        left = [sets[name] for name in names if not result.holds(output / name, identities[name])]
-        if not left:
-            return
-        dataset, threads = loaded.sources[_iso(left[0])], os.cpu_count() or 1
-        write = functools.partial(_write, loaded)
-        with tqdm(total=len(left) * len(dataset), unit="picture", leave=False, disable=None) as bar:
-            for _, written, error, *_ in in_threads(write, _begun(loaded, left), threads + 1, threads):
-                if error is not None:
-                    raise InputError(error)
-                bar.update(written)
-        for case in left:
-            # Killed programs may have left temporary files.
-            for folder in {(output / case.name / file).parent for files in loaded.files for file in files}:
-                clear_parts(folder, 0.0)
-            if task_of(dataset).has_masks and len(dataset.classes) > 1:
-                colors = dict(zip(dataset.classes, dataset.colors, strict=False))
-                write_json(output / case.name / CLASSES_FILE, colors or [*dataset.classes])
-            made = _described(config, case, dataset, loaded.files)
-            result.write(output / case.name, made, identities[case.name])
-    except OSError as error:
-        raise InputError(in_words(error)) from None
-
-
-def _identity(config: SynthesisConfig, case: Case, dataset: RawDataset) -> store.Identity:
-    """Collects everything that a set depends on."""
-    pipeline, camera = _pipeline_of(case), camera_of(dataset)
-    return store.identity(
-        {"set": case.identity, "seed": config.seed, "format": config.format},
-        [dataset.content, dataclasses.asdict(camera)],
-        [*pipeline.identity, processor_hash(pipeline(camera))],
-    )
-
-
-def _described(
-    config: SynthesisConfig,
-    case: Case,
-    dataset: RawDataset,
-    files: Sequence[tuple[str, ...]],
-) -> Result:
-    """Describes a set: its origin, and the files and the class of each sample."""
-    pipeline, camera = _pipeline_of(case), camera_of(dataset)
-    _, acquisition, corruption = case.name.rsplit("/", 2)
-    metadata = {
-        "title": f"{dataset.name}: {case.name}",
-        "pipeline": pipeline.description,
-        "parameters": {name: np.asarray(value) for name, value in pipeline(camera).parameters().items()},
-        "acquisition": acquisition,
-        "state": case.state_of(camera).given,
-        "corruption": case.corruption and corruption,
-        "dataset": {"name": dataset.name, "task": dataset.task, "classes": dataset.classes},
-        "size": dataset.shape,
-        "camera": camera,
-        "flags": flat(config),
-    }
-    names = ["file", "mask" if len(files[0]) > 1 else "class", "sample", "index"]
-    cells = [
-        [file, *(mask or [file.split("/")[0]]), name, index]
-        for index, ((file, *mask), name) in enumerate(zip(files, dataset.names, strict=True))
-    ]
-    table = Table("Pictures", [Column(name) for name in names], cells)
-    return Result(metadata, {"manifest": table}, files=[name for of_sample in files for name in of_sample])
-
-
-class _Begun(NamedTuple):
-    """Holds the pictures of a batch for one set, which the device may still be computing, and the samples' targets.
-
-    Attributes:
-        name: the name of the set.
-        task: the data set's task.
-        samples: the samples' indices.
-        pictures: `(B, H, W, 3)`; pictures after the last sample only pad the batch.
-        targets: the labels or masks of the samples.
+    Pictures after the last of the `samples` only pad the batch; `targets` are the samples' labels or masks.
     """
 
     name: str
-    task: Task
     samples: list[int]
     pictures: jax.Array
     targets: np.ndarray
@@ -247,32 +138,113 @@ class _Begun(NamedTuple):
         return self.name
 
 
-def _begun(loaded: _Loaded, sets: Sequence[Case]) -> Iterator[_Begun]:
-    """Yields the pictures of each batch for each of some sets of one pipeline and acquisition."""
-    dataset, pipeline = loaded.sources[_iso(sets[0])], _pipeline_of(sets[0])
-    camera, task, renderer = camera_of(dataset), task_of(dataset), loaded.renderer
-    processors: dict[NamedPipeline | None, Processor] = {pipeline: Processor.of(pipeline(camera))}
-    every, devices, (height, width) = np.arange(len(dataset)), jax.device_count(), dataset.shape
-    size = -(-min(max(_PIXELS // (height * width), 1), len(dataset)) // devices) * devices
-    for batch in loader.eval_batches(dataset, every, size, keep_decoded=False):
-        samples = batch["index"][batch["weight"] > 0].tolist()
-        raw, index = to_devices((batch["raw"], batch["index"]), shardings().split)
-        moved = np.asarray(renderer.targets(sets[0].state_of(camera), batch["target"], dataset.shape))
-        for case, images in renderer.images(sets, raw, index, camera, processors):
-            yield _Begun(case.name, task, samples, loaded.quantize(images), moved)
+class _Maker:
+    """Makes sets with the data and the functions that a process has loaded and compiled once."""
+
+    def __init__(self, config: SynthesisConfig):
+        self._config, self._sources, self._output = config, load(config), pathlib.Path(config.output)
+        self.dataset, split = next(iter(self._sources.values())), shardings().split
+        self._files, self._task = file_names(self.dataset, config.format), task_of(self.dataset)
+        self._renderer = Renderer(config.seed, split)
+        self._quantize = jax.jit(
+            functools.partial(quantized, dtype=FORMATS[config.format]),
+            out_shardings=split,
+            compiler_options=compiler.options(),
+        )
+
+    def make(self, names: Sequence[str]) -> None:
+        """Makes sets of one pipeline and acquisition, unless they exist; threads write while the device works."""
+        sets = {case.name: case for case in self._config.sets}
+        identities = {name: self._identity(sets[name]) for name in names}
+        left = [sets[name] for name in names if not result.holds(self._output / name, identities[name])]
+        if not left:
+            return
+        dataset, threads = self._sources[_iso(left[0])], os.cpu_count() or 1
+        with tqdm(total=len(left) * len(dataset), unit="picture", leave=False, disable=None) as bar:
+            for _, written, error, *_ in in_threads(self._write, self._batches(left), threads + 1, threads):
+                if error is not None:
+                    raise InputError(error)
+                bar.update(written)
+        for case in left:
+            # Killed programs may have left temporary files.
+            for folder in {(self._output / case.name / file).parent for files in self._files for file in files}:
+                clear_parts(folder, 0.0)
+            if self._task.has_masks and len(dataset.classes) > 1:
+                colors = dict(zip(dataset.classes, dataset.colors, strict=False))
+                write_json(self._output / case.name / CLASSES_FILE, colors or [*dataset.classes])
+            result.write(self._output / case.name, self._described(case), identities[case.name])
+
+    def _identity(self, case: Case) -> store.Identity:
+        """Collects everything that a set depends on."""
+        dataset, pipeline = self._sources[_iso(case)], _pipeline_of(case)
+        camera = camera_of(dataset)
+        return store.identity(
+            {"set": case.identity, "seed": self._config.seed, "format": self._config.format},
+            [dataset.content, dataclasses.asdict(camera)],
+            [*pipeline.identity, processor_hash(pipeline(camera))],
+        )
+
+    def _described(self, case: Case) -> Result:
+        """Describes a set: its origin, and the files and the class of each sample."""
+        dataset, pipeline = self._sources[_iso(case)], _pipeline_of(case)
+        camera, (_, acquisition, corruption) = camera_of(dataset), case.name.rsplit("/", 2)
+        metadata = {
+            "title": f"{dataset.name}: {case.name}",
+            "pipeline": pipeline.description,
+            "parameters": {name: np.asarray(value) for name, value in pipeline(camera).parameters().items()},
+            "acquisition": acquisition,
+            "state": case.state_of(camera).given,
+            "corruption": case.corruption and corruption,
+            "dataset": {"name": dataset.name, "task": dataset.task, "classes": dataset.classes},
+            "size": dataset.shape,
+            "camera": camera,
+            "flags": flat(self._config),
+        }
+        names = ["file", "mask" if self._task.has_masks else "class", "sample", "index"]
+        cells = [
+            [file, *(mask or [file.split("/")[0]]), name, index]
+            for index, ((file, *mask), name) in enumerate(zip(self._files, dataset.names, strict=True))
+        ]
+        table = Table("Pictures", [Column(name) for name in names], cells)
+        return Result(metadata, {"manifest": table}, files=[name for of_sample in self._files for name in of_sample])
+
+    def _batches(self, sets: Sequence[Case]) -> Iterator[_Batch]:
+        """Yields the pictures of each batch for each of some sets of one pipeline and acquisition."""
+        dataset, pipeline = self._sources[_iso(sets[0])], _pipeline_of(sets[0])
+        camera, renderer, (height, width) = camera_of(dataset), self._renderer, dataset.shape
+        processors: dict[NamedPipeline | None, list[Processor]] = {pipeline: [Processor.of(pipeline(camera))]}
+        devices, every = jax.device_count(), np.arange(len(dataset))
+        size = -(-min(max(_PIXELS // (height * width), 1), len(dataset)) // devices) * devices
+        for batch in loader.eval_batches(dataset, every, size, keep_decoded=False):
+            samples = batch["index"][batch["weight"] > 0].tolist()
+            raw, index = to_devices((batch["raw"], batch["index"]), shardings().split)
+            moved = np.asarray(renderer.targets(sets[0].state_of(camera), batch["target"], dataset.shape))
+            for case, (images,) in renderer.images(sets, raw, index, camera, processors):
+                yield _Batch(case.name, samples, self._quantize(images), moved)
+
+    def _write(self, batch: _Batch) -> int:
+        """Waits for the pictures of a batch, and writes them; returns their number."""
+        for index, picture, target in zip(batch.samples, np.asarray(batch.pictures), batch.targets, strict=False):
+            contents = [encoded(picture, self._config.format)]
+            contents += [encoded(mask, "png") for mask in self._task.mask_pictures(target)]
+            for name, content in zip(self._files[index], contents, strict=True):
+                with replacing(self._output / batch.name / name) as part:
+                    part.write_bytes(content)
+        return len(batch.samples)
 
 
-def _write(loaded: _Loaded, begun: _Begun) -> int:
-    """Waits for the pictures of a batch, and writes them; returns their number."""
-    folder = pathlib.Path(loaded.config.output) / begun.name
-    # The last batch may be padded, and then has more pictures than samples.
-    for index, picture, target in zip(begun.samples, np.asarray(begun.pictures), begun.targets, strict=False):
-        contents = [encoded(picture, loaded.config.format)]
-        contents += [encoded(mask, "png") for mask in begun.task.mask_pictures(target)]
-        for name, content in zip(loaded.files[index], contents, strict=True):
-            with replacing(folder / name) as part:
-                part.write_bytes(content)
-    return len(begun.samples)
+@functools.lru_cache(maxsize=1)
+def _maker(settings: tuple[tuple[str, Any], ...]) -> _Maker:
+    """Returns the maker of the sets of some settings, one in each process."""
+    return _Maker(build(SynthesisConfig, dict(settings)))
+
+
+def _make(settings: tuple[tuple[str, Any], ...], names: Sequence[str]) -> None:
+    """Makes sets, in this process or in that of a worker."""
+    try:
+        _maker(settings).make(names)
+    except OSError as error:
+        raise InputError(in_words(error)) from None
 
 
 def file_names(dataset: RawDataset, suffix: str) -> list[tuple[str, ...]]:

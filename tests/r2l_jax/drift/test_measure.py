@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import brightness
 import by_hand
@@ -13,9 +14,10 @@ import isp
 import r2l_jax
 from r2l_jax.drift import cases, measure, statistics
 from r2l_jax.drift.cases import CLEAN
-from r2l_jax.drift.measure import Model, Outcomes, Samples
+from r2l_jax.drift.measure import Model, Samples
+from r2l_jax.drift.renderer import Renderer
 from r2l_jax.errors import InputError
-from r2l_jax.results.result import points
+from r2l_jax.results.result import Arrays, points
 from r2l_jax.training.run import load
 
 OTHER = "bilinear.unsharp_masking.median_denoising"
@@ -87,15 +89,15 @@ def test_nothing_is_compiled_again_for_another_batch_strength_or_model_of_the_sa
 
 
 def test_mosaics_are_read_once_and_a_pipeline_that_models_share_renders_once(fold, monkeypatch):
-    read, rendered, images = [], [], measure._images
+    read, rendered, images = [], [], Renderer.images
     dataset = dataclasses.replace(fold.dataset, read=lambda index: read.append(index) or fold.dataset.read(index))
 
     def watched(*arguments):
         for rendering, of_models in images(*arguments):
-            rendered.append((rendering.name, len({id(each) for each in of_models})))
+            rendered.append((rendering.name, len(of_models)))
             yield rendering, of_models
 
-    monkeypatch.setattr(measure, "_images", watched)
+    monkeypatch.setattr(Renderer, "images", watched)
     models = {name: Model(brightness.model(DATASET, gamma)) for name, gamma in (("a", 2.2), ("b", 1.8))}
     samples = Samples.of(fold, 10)._replace(dataset=dataset)
     measure.measure(models, [CLEAN, *cases.pipelines([OTHER]), *cases.corruptions(["contrast"], [3])], samples)
@@ -217,11 +219,12 @@ def test_outcomes_come_back_as_they_were_packed():
     np.testing.assert_allclose(found[2].by_group("a"), 4 / 9 + 4 * (left.mean() - left))
 
 
-@pytest.mark.parametrize("change", [{"score": '["iou:z", "a", "b"]'}, {"models": '["a", "b"]'}, {"score": "["}])
+@pytest.mark.parametrize("change", [{"score": ["iou:z", "a", "b"]}, {"models": ["a", "b"]}, {"score": 3}])
 def test_damaged_outcomes_are_one_line(change):
-    packed = outcomes(BITS).packed()
+    arrays, about = measure.packed_blocks([outcomes(BITS)])
+    damaged = {"0": json.dumps({**json.loads(about["0"]), **change})}
     with pytest.raises(InputError, match=r"the outcomes of samples are damaged .*: measure them again"):
-        Outcomes.unpacked(packed._replace(about={**packed.about, **change}))
+        measure.unpacked_blocks(Arrays(arrays, damaged))
 
 
 def test_folds_of_the_same_samples_are_averaged_and_others_joined():

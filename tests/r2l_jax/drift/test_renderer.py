@@ -38,12 +38,12 @@ def processors():
     """The learned processor of a model, and a pipeline."""
     parameters = isp.parametrized(CAMERA).parameters()
     learned = isp.parametrized(CAMERA).with_values({**parameters, "gamma_correct": jnp.asarray(1.8)})
-    return {None: Processor.of(learned), PIPELINE.pipeline: Processor.of(PIPELINE.pipeline(CAMERA))}
+    return {None: [Processor.of(learned)], PIPELINE.pipeline: [Processor.of(PIPELINE.pipeline(CAMERA))]}
 
 
 def rendered(processors, known, raws=RAWS, indices=INDICES, seed=0):
     made = Renderer(seed).images(known, jnp.asarray(raws), jnp.asarray(indices), CAMERA, processors)
-    return {case.name: np.asarray(images) for case, images in made}
+    return {case.name: np.asarray(images) for case, (images,) in made}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_images_are_exposed_processed_and_corrupted(processors, images, case):
             raw = jnp.round(raw * 4095) / 4095
         elif case.group == "sensor":
             raw = sensor_drift.read_noise(raw, sample, 12.0, camera=CAMERA)
-        graph, state, _ = processors[case.pipeline]
+        ((graph, state, _),) = processors[case.pipeline]
         image = nnx.merge(graph, state)(raw[None])[0]
         if case.corruption is not None:
             name, severity = case.corruption

@@ -8,7 +8,7 @@ from r2l_jax.cli.flags import build, replace
 from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.adjustment import adjustment, drifts, methods
 from r2l_jax.drift.adjustment.config import AdjustmentConfig
-from r2l_jax.drift.monitoring import notice, reference
+from r2l_jax.drift.monitoring import reference
 from r2l_jax.drift.search.searcher import Searcher
 from r2l_jax.model import adaptation
 from r2l_jax.results import result
@@ -85,7 +85,7 @@ def test_a_model_is_adapted_if_a_drift_is_noticed(config, monkeypatch, severity,
         seen.extend([raws, known.raws])
         return None if np.median(raws) > np.median(known.raws) + 0.02 else "no drift is noticed"
 
-    monkeypatch.setattr(notice, "unnoticed", unnoticed)
+    monkeypatch.setattr(reference, "unnoticed", unnoticed)
     monkeypatch.setattr(adaptation.Adapted, "refusal", None)
     fold, found = tried(config, severities=(severity,), method="statistics", labeled=0, force=False)
     assert found.refusal == (None if noticed else "no drift is noticed")

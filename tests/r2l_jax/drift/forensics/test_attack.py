@@ -4,7 +4,7 @@ from small_runs import history, metrics, model
 
 from r2l_jax.cli.flags import replace
 from r2l_jax.drift.forensics.attack import Attack
-from r2l_jax.drift.search.descent import deviation
+from r2l_jax.drift.search.ranges import deviation
 from r2l_jax.errors import InputError
 from r2l_jax.training import train
 from r2l_jax.training.run import load

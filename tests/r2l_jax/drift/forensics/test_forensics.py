@@ -6,7 +6,7 @@ import pytest
 from r2l_jax.cli import stop
 from r2l_jax.cli.flags import replace
 from r2l_jax.cli.stop import Interrupted
-from r2l_jax.drift.forensics import forensics, sensitivity, shots, tolerance, worst_case
+from r2l_jax.drift.forensics import forensics, sensitivity, tolerance, worst_case
 from r2l_jax.drift.forensics.config import ANALYSES, ForensicsConfig
 from r2l_jax.errors import InputError
 from r2l_jax.results.result import Column, Result, Table, read
@@ -52,7 +52,7 @@ def calls(monkeypatch):
         calls.append(name)
         return made(1 + calls.count(name))
 
-    modules = {"sensitivity": sensitivity, "tolerance": tolerance, "worst_case": worst_case, "shots": shots}
+    modules = {"sensitivity": sensitivity, "tolerance": tolerance, "worst_case": worst_case}
     for name, module in modules.items():
         monkeypatch.setattr(module, "analyze", functools.partial(analyze, name))
     return calls

@@ -4,11 +4,14 @@ import brightness
 import numpy as np
 import pytest
 from brightness import dark_images
+from outcomes import of_counts
 
+from r2l_jax.data.files.shot import Shot
 from r2l_jax.drift.forensics import worst_case
 from r2l_jax.drift.forensics.config import WorstCaseSettings
-from r2l_jax.drift.measure import Outcomes
+from r2l_jax.drift.measure import packed_blocks, unpacked_blocks
 from r2l_jax.drift.search.searcher import Searcher
+from r2l_jax.results.result import Result
 
 SETTINGS = WorstCaseSettings(
     adv_parameters=("all", "gamma_correct", "additive_layer"),
@@ -63,7 +66,7 @@ def test_a_row_for_each_group_and_weight(analysis):
     titles = [f"{group}, weight {weight:g}" for group in SETTINGS.adv_parameters for weight in SETTINGS.adv_aux_weight]
     assert [row[0] for row in table.rows] == titles
     numbers = {column.name: table.numbers(column.name) for column in table.columns[1:]}
-    outcomes = Outcomes.unpacked(analysis.outcomes)
+    (outcomes,) = unpacked_blocks(analysis.outcomes)
     assert analysis.metadata["score"] == outcomes.score("default") == 1
     for title in titles:
         score = numbers["accuracy"][title]
@@ -97,3 +100,19 @@ def test_a_search_knows_the_shifts_of_single_values(fold, aux_loss, weight):
     assert found(adv_aux_weight=(weight,), starts=1) == [1]
     # A thousand times the price leaves the default alone.
     assert found(adv_aux_weight=(weight, 1000 * weight)) == pytest.approx([0.6, 1])
+
+
+def test_each_group_of_samples_is_scored_by_the_outcomes_of_the_worst_cases():
+    """Five samples of the cameras A, B, A, B, A; in another order than in the data set."""
+    valid = [9, 4, 7, 2, 5]
+    dataset = dataclasses.replace(brightness.dark_images([0.1] * 10), shot=lambda index: Shot(model="BA"[index % 2]))
+    fold = brightness.fold(dataset, [0, 1, 3], valid)
+    titles = ("default", "all, weight 1", "all, weight 10", "gains, weight 1")
+    counted = np.array([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], np.float32)[:, None]
+    outcomes = of_counts(titles, ["clean"], valid, counted)
+    metadata = {"worst": {"all": "all, weight 1", "gains": "gains, weight 1"}}
+    found = worst_case.by_shot(fold, ["model"], Result(metadata, outcomes=packed_blocks([outcomes])))
+    table = found.tables["model"]
+    assert [column.name for column in table.columns] == ["model", "samples", "default", "all", "gains"]
+    assert table.rows == [["A", 3, 1, 1 / 3, 1 / 3], ["B", 2, 1, 0, 0.5]]
+    assert list(found.figures) == ["model"]

@@ -69,25 +69,24 @@ def scored(reference):
 
 
 def test_the_reference_is_measured_under_the_diagnosed_drift(reference):
-    as_it_is = expected.without_drift(Bright(), reference).score
-    assert (as_it_is.mean, as_it_is.low) == (1.0, 1.0)
-    found, raws, outcomes, loss = expected.by_camera(
+    assert expected.without_drift(Bright(), reference).score[:2] == (1.0, 1.0)
+    (mean, low, high), raws, outcomes, loss = expected.by_camera(
         Bright(), reference, [estimate("exposure", -1.0)], scored(reference)
     )
-    assert found.mean == 0.5  # all are dark
-    assert 0.25 < found.low < 0.5 < found.high < 0.75
+    assert mean == 0.5  # all are dark
+    assert 0.25 < low < 0.5 < high < 0.75
     # All that are bright are lost, and paired, so that the interval is that of their share.
     assert loss[0] == 0.5
     assert loss[1:] == pytest.approx(stats.binom.ppf([0.025, 0.975], 40, 0.5) / 40, abs=0.03)
     np.testing.assert_allclose(raws.mean((1, 2)), reference.raws.mean((1, 2)) / 2, rtol=0.02)
-    outcome = outcomes.outcome
+    outcome = outcomes.at("0")
     np.testing.assert_array_equal(outcome["predicted"] == outcome["target"], np.repeat([True, False], 20))
 
 
 def test_the_models_of_a_group_are_measured_together(reference):
     # A gain of a half takes all for dark, but is less confident of what is bright.
     for gains, score in (((0.5,), 0.5), ((0.5, 1.1), 1.0), ((1.1, 0.5), 1.0)):
-        assert expected.without_drift(Bright(*gains), reference).score.mean == score
+        assert expected.without_drift(Bright(*gains), reference).score[0] == score
 
 
 @pytest.mark.parametrize(("drift", "now"), [(("exposure", -2.0), 0.25), (("photon_noise", 4.0), 4.0)])
@@ -104,9 +103,10 @@ def test_the_interval_has_that_of_the_diagnosis(reference):
     confident, unsure = (
         expected.by_camera(Bright(), reference, [estimate("exposure", -0.2, half)], clean).score for half in (0, 1.5)
     )
-    assert (confident.mean, confident.low, confident.high) == (1.0, 1.0, 1.0)
-    assert unsure.low < 0.7
-    assert unsure.low < unsure.mean < 1.0 == unsure.high
+    assert confident == (1.0, 1.0, 1.0)
+    mean, low, high = unsure
+    assert low < 0.7
+    assert low < mean < 1.0 == high
 
 
 def test_the_interval_is_that_of_the_samples_and_of_the_drawn_drifts(reference, monkeypatch):
@@ -121,18 +121,18 @@ def test_the_interval_is_that_of_the_samples_and_of_the_drawn_drifts(reference, 
     monkeypatch.setattr(expected, "outcomes_of", outcomes_of)
     for half in (0.0, 0.6):
         scores.clear()
-        (found, *_) = expected.by_camera(Bright(), reference, [estimate("exposure", -0.6, half)], clean)
+        (found, *ends), *_ = expected.by_camera(Bright(), reference, [estimate("exposure", -0.6, half)], clean)
         (own, count), *others = scores
         assert len(others) == 6
         changes = np.array([0.0, *(score - own for score, _ in others)])
         assert (np.ptp(changes) > 0.1) == (half > 0)
-        assert found.mean == pytest.approx(own + changes.mean())
+        assert found == pytest.approx(own + changes.mean())
         possible = (np.arange(count + 1) / count + changes[:, None]).ravel()
         chances = np.tile(stats.binom.pmf(np.arange(count + 1), count, own), (7, 1)).ravel() / 7
         order = np.argsort(possible)
         low, high = np.interp([0.025, 0.975], np.cumsum(chances[order]), possible[order]).clip(0, 1)
         # Of 500 draws, of multiples of a fortieth.
-        assert (found.low, found.high) == pytest.approx((low, high), abs=0.04)
+        assert ends == pytest.approx([low, high], abs=0.04)
 
 
 def test_drawn_drifts_fill_their_interval():

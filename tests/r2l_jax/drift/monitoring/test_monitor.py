@@ -8,7 +8,7 @@ from scipy import stats
 from r2l_jax.drift.monitoring import alarm, expected, monitor
 from r2l_jax.drift.monitoring.alarm import Statistic
 from r2l_jax.drift.monitoring.diagnosis import DriftEstimate
-from r2l_jax.drift.monitoring.expected import Drifted, ExpectedScore, Scored
+from r2l_jax.drift.monitoring.expected import Drifted
 from r2l_jax.drift.monitoring.monitor import Explained, Monitor, Window
 from r2l_jax.drift.monitoring.reference import Reference
 from r2l_jax.drift.monitoring.statistics import Seen
@@ -17,12 +17,8 @@ from r2l_jax.model.tasks import make_task
 from r2l_jax.model.tasks.base import Task
 from r2l_jax.training.run import Run
 
-CLEAN = Drifted(
-    ExpectedScore(0.9, 0.8, 1.0),
-    np.zeros(0),
-    Scored(make_task("classification", ("a", "b"), NetworkSettings()).score, {}),
-    (0.0, 0.0, 0.0),
-)
+# No outcomes are asked for.
+CLEAN = Drifted((0.9, 0.8, 1.0), np.zeros(0), None, (0.0, 0.0, 0.0))
 
 
 class Empty(Run):

@@ -15,9 +15,9 @@ from r2l_jax.cli import progress, stop
 from r2l_jax.cli.stop import Interrupted
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Samples, measure
-from r2l_jax.drift.search import stacks
-from r2l_jax.drift.search.descent import deviation
+from r2l_jax.drift.search import searcher
 from r2l_jax.drift.search.frozen import Frozen
+from r2l_jax.drift.search.ranges import deviation
 from r2l_jax.drift.search.searcher import Search, Searcher, _step
 from r2l_jax.errors import InputError
 
@@ -84,9 +84,9 @@ def test_samples_that_are_left_out_change_nothing(frozen):
     """Each search is that of the other samples alone, whether or not a batch holds them all."""
     raws = np.where(np.isin(EVERY, (2, 7))[:, None, None], 0.9, RAWS).astype(np.float32)
     kept = np.delete(EVERY, (2, 7))
-    searcher, search = Searcher(direction="best", batch_size=100), Search(ALL, 0.0)
-    _, found = searcher.run(frozen, [search, search._replace(left_out=(2, 7))], raws, TARGETS, 3)
-    (expected,) = searcher.run(frozen, [search], RAWS[kept], TARGETS[kept], 3)
+    best, search = Searcher(direction="best", batch_size=100), Search(ALL, 0.0)
+    _, found = best.run(frozen, [search, search._replace(left_out=(2, 7))], raws, TARGETS, 3)
+    (expected,) = best.run(frozen, [search], RAWS[kept], TARGETS[kept], 3)
     for each, other in zip(found[:2], expected[:2], strict=True):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), each, other)
     # A batch of four is drawn from the ten others.
@@ -137,18 +137,39 @@ def resident():
 
 @pytest.mark.parametrize(("drifts", "members"), [(3, 2), pytest.param(20, 6, marks=pytest.mark.slow)])
 def test_drifts_and_members_share_one_compiled_step_and_its_memory(frozen, drifts, members):
-    searcher, searches, seen, ends = Searcher(direction="best", batch_size=4), [Search(ALL, 0.0)], [], set()
+    one, searches, seen, ends = Searcher(direction="best", batch_size=4), [Search(ALL, 0.0)], [], set()
     for drift in range(drifts):
         for number in range(members):
-            (found,) = searcher.run(member(frozen, number), searches, RAWS * (1 - 0.03 * drift), TARGETS, 2)
+            (found,) = one.run(member(frozen, number), searches, RAWS * (1 - 0.03 * drift), TARGETS, 2)
             ends.add(float(found.parameters["gamma_correct"]))
         gc.collect()
         executables = len(jax.devices()[0].client.live_executables())
-        seen.append((executables, stacks.mapped(_step, donates=True)._cache_size(), resident()))
+        seen.append((executables, searcher.mapped(_step, donates=True)._cache_size(), resident()))
     assert len(ends) == drifts * members
     compiled = {each[:2] for each in seen[1:]}
     assert len(compiled) == 1
     assert seen[-1][2] - seen[drifts // 4][2] < 20
+
+
+def trees(count):
+    return [{"a": np.float32([number, 0.5]), "b": np.float32(10 * number)} for number in range(count)]
+
+
+def added(factor, tree, other, shared):
+    return tree["a"] + factor * tree["b"] + other + shared
+
+
+def asked(*arguments):
+    """Takes its numbers from the host, as a PyTorch network does."""
+    numbers = jax.ShapeDtypeStruct((2,), np.float32)
+    return jax.pure_callback(np.asarray, numbers, added(*arguments), vmap_method="broadcast_all")
+
+
+@pytest.mark.parametrize("function", [added, asked])
+def test_a_function_of_one_is_computed_for_all(function):
+    carried, others = searcher.stack(trees(3)), searcher.stack([np.float32(0)] * 3)
+    found = searcher.unstack(searcher.mapped(function)(2, carried, others, np.float32(100)), 3)
+    np.testing.assert_allclose(found, [[100, 100.5], [121, 120.5], [142, 140.5]])
 
 
 SCRIPT = """

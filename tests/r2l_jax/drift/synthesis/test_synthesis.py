@@ -21,6 +21,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import cases, measure
 from r2l_jax.drift.measure import Model, Samples
+from r2l_jax.drift.renderer import Renderer
 from r2l_jax.drift.synthesis import synthesis
 from r2l_jax.drift.synthesis.config import SynthesisConfig
 from r2l_jax.drift.synthesis.synthesis import file_names
@@ -171,14 +172,14 @@ def test_an_evaluation_sees_the_same_pictures(base, written, monkeypatch):
     normalizer, head = Standardize(jnp.zeros(3), jnp.ones(3)), SmallHead(4, 3, nnx.Rngs(0))
     model = RawToLogit(isp.parametrized(written.camera), normalizer, head)
     model.eval()
-    rendered, render = {}, measure._images
+    rendered, render = {}, Renderer.images
 
     def watched(*arguments):
         for rendering, of_models in render(*arguments):
             rendered.setdefault(rendering, []).extend(of_models)
             yield rendering, of_models
 
-    monkeypatch.setattr(measure, "_images", watched)
+    monkeypatch.setattr(Renderer, "images", watched)
     sets = {
         "parametrized/iso=1/uncorrupted": cases.CLEAN,
         f"{OTHER}/iso=1/uncorrupted": cases.pipelines([OTHER])[0],
@@ -299,7 +300,7 @@ def test_data_that_is_processed_already_is_named(base, written, monkeypatch):
     [
         ({"corruptions": ("contrast",), "severities": ()}, r"`severities` is empty"),
         ({"intensities": ()}, r"`intensities`, `exposures`, `sensor` and `cameras` are all empty"),
-        ({"dataset": "Folder", "intensities": (1.0,)}, r"`intensities`: a Folder has only one intensity"),
+        ({"dataset": "Folder", "intensities": (0.5,)}, r"`intensities`: a Folder has only one intensity"),
     ],
 )
 def test_settings_that_are_wrong_are_named(change, message):
