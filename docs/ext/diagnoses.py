@@ -42,7 +42,7 @@ _REFERENCE, _POOL, _STEPS = 256, 1000, 2**12 - 1
 
 def drawn(number: int) -> dict[str, float]:
     """Draws the amounts of a random state: one to three; none of those after the last."""
-    random = np.random.default_rng(number)
+    random = np.random.default_rng([number, 70])
     chosen = random.choice([*AMOUNTS], 1 + number % 3, replace=False) if number < STATES else ()
     return {str(name): float(random.uniform(*AMOUNTS[name])) for name in chosen}
 
