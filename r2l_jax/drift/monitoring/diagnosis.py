@@ -181,8 +181,7 @@ class Comparison:
 
     def _seen(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Computes the statistics of the reference in a state, and of the new raw images to compare with."""
-        is_brighter = (values[:3] > 0).any() or values[3] < 0
-        new = self._of(values, *self._new, simulation.with_excess) if is_brighter else self._of_new
+        new = self._of(values, *self._new, simulation.with_excess) if _is_brighter(values) else self._of_new
         return self._of(values, *self._reference), new
 
     def _of_classes(self, taken: np.ndarray) -> Float[np.ndarray, "classes k"]:
@@ -197,17 +196,32 @@ class Comparison:
         return np.append(whiten @ rest, -values[len(FITTED) :])
 
     def _slopes(self, values: np.ndarray, whiten: np.ndarray, taken: np.ndarray, count: int) -> np.ndarray:
-        """Computes minus the derivatives of the rest with respect to all values, from some images of the reference."""
-        raws, keys = self._reference
-        numbers, order = jnp.asarray(values[: len(FITTED)], jnp.float32), self._order[:count]
+        """Computes minus the derivatives of the rest with respect to all values, from some images of each set."""
+        order = self._order[:count]
         weights = np.maximum(self._members @ self.shares_at(values), 0)[order]
-        of_camera = np.zeros((taken.shape[1], len(FITTED)))
+        of_camera = self._mean_slopes(values, *self._reference, order, weights)
+        if _is_brighter(values):
+            order = np.arange(min(count, len(self._of_new)))
+            of_camera -= self._mean_slopes(values, *self._new, order, np.ones(len(order)), simulation.with_excess)
+        of_all = np.concatenate([of_camera, self._of_classes(taken).T @ self._basis], 1)
+        return np.concatenate([whiten @ of_all, np.eye(len(values))[len(FITTED) :]])
+
+    def _mean_slopes(
+        self,
+        values: np.ndarray,
+        raws: np.ndarray,
+        keys: Array,
+        order: np.ndarray,
+        weights: np.ndarray,
+        *function: Callable,
+    ) -> np.ndarray:
+        """Computes the derivatives of the weighted mean of some raw images' statistics, in parts of one size."""
+        numbers, found = jnp.asarray(values[: len(FITTED)], jnp.float32), 0
         for start in range(0, len(order), _AT_ONCE):
             part = np.resize(order[start : start + _AT_ONCE], _AT_ONCE)
             weight = np.append(weights[start : start + _AT_ONCE], np.zeros(_AT_ONCE))[:_AT_ONCE] / weights.sum()
-            of_camera += simulation.slopes(numbers, raws[part], keys[part], np.float32(weight), self.camera)
-        of_all = np.concatenate([of_camera, self._of_classes(taken).T @ self._basis], 1)
-        return np.concatenate([whiten @ of_all, np.eye(len(values))[len(FITTED) :]])
+            found += simulation.slopes(numbers, raws[part], keys[part], np.float32(weight), self.camera, *function)
+        return np.array(found, np.float64)
 
     def _whitening(self, taken: np.ndarray, new: np.ndarray) -> np.ndarray:
         """Returns the matrix that makes differences of statistics independent, with a variance of 1.
@@ -374,6 +388,11 @@ def diagnose(
     comparison = Comparison(reference, labels, groups, new, with_noise(camera, reference), seed)
     estimates = [*_of_sites(before, after), *_of_fit(comparison, comparison.search(), camera)]
     return tuple(sorted(estimates, key=lambda each: -each.evidence))
+
+
+def _is_brighter(values: np.ndarray) -> bool:
+    """Tells whether a state has more light than the reference somewhere, and so too much of the reference's noise."""
+    return bool((values[:3] > 0).any() or values[3] < 0)
 
 
 def _members(labels: np.ndarray | None, known: np.ndarray) -> Float[np.ndarray, "n classes"]:

@@ -1,6 +1,7 @@
 """Simulates the reference of a monitor in other camera states: its raw images, their statistics, and derivatives."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +85,12 @@ def numbers(state: isp.CameraState) -> Float[np.ndarray, " fitted"]:
 
 NEUTRAL, LOW, HIGH = (
     numbers(isp.CameraState(**{name: each(QUANTITIES[name]) for name in FITTED}))
-    for each in (lambda each: each.neutral, lambda each: each.parameter.low, lambda each: each.parameter.high)
+    for each in (
+        lambda each: each.neutral,
+        lambda each: each.parameter.low,
+        # Finite, because a fit extrapolates far where a statistic hardly depends on a quantity.
+        lambda each: min(each.parameter.high, 2.0**10),
+    )
 )
 
 
@@ -105,12 +111,17 @@ def _statistics(values: Values, raws: Raws, keys: Array, camera: isp.Camera) -> 
 statistics = jax.jit(_statistics, static_argnames="camera")
 
 
-@jax.jit(static_argnames="camera")
+@jax.jit(static_argnames=("camera", "function"))
 def slopes(
-    values: Values, raws: Raws, keys: Array, weights: Float[Array | np.ndarray, " n"], camera: isp.Camera
+    values: Values,
+    raws: Raws,
+    keys: Array,
+    weights: Float[Array | np.ndarray, " n"],
+    camera: isp.Camera,
+    function: Callable[..., Array] = _statistics,
 ) -> Float[Array, "k fitted"]:
-    """Computes the derivatives of weighted sums of statistics."""
-    return jax.jacfwd(lambda each: weights.T @ _statistics(each, raws, keys, camera))(values)
+    """Computes the derivatives of weighted sums of `statistics`, or of those `with_excess`."""
+    return jax.jacfwd(lambda each: weights.T @ function(each, raws, keys, camera))(values)
 
 
 @jax.jit(static_argnames="camera")
@@ -133,7 +144,9 @@ def with_excess(values: Values, raws: Raws, keys: Array, camera: isp.Camera) -> 
     light = isp.sensor.site_light(linear - raised, camera)
     variance = jnp.maximum(own - state.photon_noise, 0) * jnp.maximum(light, 0) / full_well
     in_the_dark = jnp.maximum(own * factor - (state.photon_noise * state.read_noise) ** 2, 0)
-    deviation = jnp.sqrt(variance + in_the_dark * (read_noise / full_well) ** 2)
+    variance += in_the_dark * (read_noise / full_well) ** 2
+    # The derivative of a root is infinite at 0.
+    deviation = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)
     drawn = jax.vmap(lambda key: jax.random.normal(key, (height, width)))(keys)
     noisy = isp.sensor.from_light(light + deviation * drawn, camera) + raised
     noisy = jnp.clip(noisy, 0, state.saturation) ** state.gamma
