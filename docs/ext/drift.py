@@ -19,7 +19,7 @@ COSTS = (
     "defocus of 2.5 pixels",
     "twelve other pipelines",
 )
-PREVENTED = ("half the light", "a twentieth of the light", "lamp 110 mired warmer", "black level 160 of 4095 higher")
+PREVENTED = ("half the light", "a twentieth of the light", "lamp 60 mired warmer", "black level 160 of 4095 higher")
 ADAPTED = ("half the light", "a twentieth of the light", "red 0.7 stops brighter, blue 0.7 darker")
 
 _CLEAN, _BEFORE, _AFTER = "#44617f", "#c2410c", "#15803d"

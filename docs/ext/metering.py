@@ -46,7 +46,7 @@ def main(*folders: str) -> None:
             raise SystemExit(f"{folder} holds no result of evaluate.py")
         members = result.metadata["members"]
         cells = found.setdefault((members[0].split("/")[0], len(members)), {})
-        for table in (result.tables["cases"], result.tables["drops"]):
+        for table in (result.tables[name] for name in ("cases", "drops") if name in result.tables):
             cells |= {row[0].split(" (mean of")[0]: table.columns[1].text(row[1]) for row in table.rows}
         cells["clean"] = result.tables["drops"].columns[2].text(result.tables["drops"].rows[0][2])
     rows = [
