@@ -72,16 +72,16 @@ def test_the_results_of_all_programs_are_in_the_report(trained_run, tmp_path):
 
 REFUSED = [
     ("adjust", "--run=nowhere --exposures=0.5", "nowhere must be a run folder with a fold_0: not found"),
-    ("download", "`dataset=Drone` `data_dir=x` `source=b2`", "needs an application key"),
-    ("evaluate", "`run=x` `against=pipelines` `severities=1`", "`severities` has no effect without `against=sensor`|"),
-    ("export", "`output=out` `run=x` `size=512,767`", "`size` must be an even height and an even width, such as"),
-    ("forensics", "`run=x` `analyses=tolerances` `steps=3`", "`steps` has no effect without `analyses=worst_case`"),
-    ("lab", "--port={taken}", "cannot listen on `port={taken}`: Address already in use"),
-    ("monitor", "`run=x` `input=raw` `follow` `level=0.1`", "`level` has no effect with `follow`"),
-    ("process", "`input=raw` `output=out` `run=r` `half_size`", "`run=r` sets the processing: leave `half_size` out"),
-    ("report", "--run=a --compare", "`compare` takes two or more runs, got `run=a`"),
-    ("study", "--scheduler=local", "`scheduler` must be serial, local:<number of processes>"),
-    ("train", "--run_name=r --sp_debayer=menon2007", "`sp_debayer` has no effect without `processing_mode=static`"),
+    ("download", "--dataset=Drone --data_dir=x --source=b2", "needs an application key"),
+    ("evaluate", "--run=x --against=pipelines --severities=1", "--severities has no effect without --against=sensor|"),
+    ("export", "--output=out --run=x --size=512,767", "--size must be an even height and an even width, such as"),
+    ("forensics", "--run=x --analyses=tolerances --steps=3", "--steps has no effect without --analyses=worst_case"),
+    ("lab", "--port={taken}", "cannot listen on --port={taken}: Address already in use"),
+    ("monitor", "--run=x --input=raw --follow --level=0.1", "--level has no effect with --follow"),
+    ("process", "--input=raw --output=out --run=r --half_size", "--run=r sets the processing: leave --half_size out"),
+    ("report", "--run=a --compare", "--compare takes two or more runs, got --run=a"),
+    ("study", "--scheduler=local", "--scheduler must be serial, local:<number of processes>"),
+    ("train", "--run_name=r --sp_debayer=menon2007", "--sp_debayer has no effect without --processing_mode=static"),
 ]
 
 

@@ -74,7 +74,7 @@ def test_pictures_hold_the_rendering_and_sheets_its_stages(tmp_path, file_format
     ("flags", "make"),
     [
         (
-            "`processing_mode=static` `sp_debayer=malvar2004` `sp_sharpening=none` `sp_denoising=none`",
+            "--processing_mode=static --sp_debayer=malvar2004 --sp_sharpening=none --sp_denoising=none",
             lambda: isp.static(CAMERA, demosaic="malvar2004", sharpen="none", denoise="none"),
         ),
         ("--auto=exposure", lambda: isp.metered(isp.parametrized(CAMERA), CAMERA, white_balance=False)),
