@@ -18,12 +18,14 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.data.splits import Split, check_groups, given_splits, named_parts, random_splits
-from r2l_jax.errors import InputError
+from r2l_jax.devices.hosts import is_first
+from r2l_jax.errors import InputError, warn
+from r2l_jax.model.adaptation import LEAST
 from r2l_jax.model.tasks import task_of
 from r2l_jax.names import AUTO
 from r2l_jax.pipelines import metered, metering_of
 from r2l_jax.training.record import Fold, about_of, check_split, describe, differences, fold_folder, read_metrics
-from r2l_jax.training.start import Sources
+from r2l_jax.training.start import check_origins, check_weights
 from r2l_jax.training.update import GradientDescent, StepSettings
 
 
@@ -65,13 +67,6 @@ class Plan:
         size = Batches.of(min(len(fold.split.train) for fold in self.folds), batch_size).size
         self.batches = Batches(size, len(self.folds[0].split.train) // size)
         self.steps = StepSettings.of(config, self.dataset, self.batches.per_epoch)
-        self.sources = Sources(
-            config.processing.processor_uri,
-            config.model.classifier_uri,
-            config.model.classifier_pretrained,
-            config.model.pretrained_weights,
-            self.steps.architecture.measures_normalization,
-        )
         _check_networks(self.steps, self.dataset)
         _check_pipeline(self.steps, self.dataset, rule)
         _check_head(config, self.steps)
@@ -96,10 +91,18 @@ class Plan:
                 )
         others = [fold for fold in self.folds if fold not in begun]
         for fold in others:
-            removed = fold.folder.parent if self.config.tracking.overwrite else None
-            self.sources.check(fold, self.dataset.fingerprint, removed)
+            check_origins(self.config, self.steps.architecture, self.dataset, fold)
         if others:
-            self.sources.check_weights(self.steps.task)
+            check_weights(self.config, self.steps.task)
+            self._warn_of_few_samples(others)
+
+    def _warn_of_few_samples(self, folds: Sequence[Fold]) -> None:
+        fewest = min(len(fold.split.train) for fold in folds)
+        if self.config.optimization.camera_augmentation and fewest < LEAST and is_first():
+            warn(
+                f"{fewest} training samples are too few for statistics of clean images, which need {LEAST}: after "
+                "training with `camera_augmentation`, the model cannot be adapted to new images"
+            )
 
 
 def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains: bool = True) -> Sequence[Split]:

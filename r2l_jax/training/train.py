@@ -1,6 +1,7 @@
 """Trains the folds of a run, from a TrainConfig to metrics.json."""
 
 import dataclasses
+import functools
 import pathlib
 import shutil
 import sys
@@ -19,7 +20,7 @@ from r2l_jax.cli.stop import Interrupted
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
 from r2l_jax.devices.hosts import any_process, is_first, on_first_process
-from r2l_jax.devices.placement import OneAhead, shardings, to_devices
+from r2l_jax.devices.placement import OneAhead, each_on_devices, shardings, to_devices
 from r2l_jax.errors import InputError, warn
 from r2l_jax.model.normalized_heads import has_gradient
 from r2l_jax.model.tasks import Task
@@ -163,9 +164,7 @@ class FoldTraining:
         epochs, per_epoch, seed = self._optimization.epochs, plan.batches.per_epoch, self._optimization.seed
         key = jax.random.fold_in(jax.random.key(seed), fold.number)
         init_key, step_key = jax.random.split(key)
-        state = initial_state(
-            steps, plan.sources, plan.dataset, fold, plan.batches.size, init_key, checkpoints.found, epochs > 0
-        )
+        state = initial_state(steps, plan.config, plan.dataset, fold, plan.batches.size, init_key, checkpoints.found)
         start = None if checkpoints.found else jax.device_get(state.processor)
         state, history, earlier = checkpoints.restore(state)
         self._history = history
@@ -276,10 +275,9 @@ class FoldTraining:
 
     def _validate(self, state: TrainState) -> Outcome:
         """Computes the outcomes of the validation samples, with the rule's metrics and the samples' `weight`."""
-        found = []
-        for batch in loader.eval_batches(self._plan.dataset, self._fold.split.valid, self._plan.batches.size):
-            found.append(self._steps.evaluate(state, to_devices(batch, shardings().split)))
-        self._validated = outcome = _joined(found)
+        batches = loader.eval_batches(self._plan.dataset, self._fold.split.valid, self._plan.batches.size)
+        evaluate = functools.partial(self._steps.evaluate, state)
+        self._validated = outcome = _joined([*each_on_devices(evaluate, batches)])
         return outcome
 
     def _scores(self, split: str, outcome: Outcome) -> dict[str, float]:
