@@ -24,7 +24,7 @@ from r2l_jax.model.adaptation import LEAST
 from r2l_jax.model.tasks import task_of
 from r2l_jax.names import AUTO
 from r2l_jax.pipelines import metered, metering_of
-from r2l_jax.training.record import Fold, about_of, check_split, describe, differences, fold_folder, read_metrics
+from r2l_jax.training.record import Fold, check_split, describe, differences, fold_folder, read_record
 from r2l_jax.training.start import check_origins, check_weights
 from r2l_jax.training.update import GradientDescent, StepSettings
 
@@ -79,10 +79,9 @@ class Plan:
         """Raises an InputError if an earlier run conflicts with this one, before anything is trained or removed."""
         begun = [fold for fold in self.folds if fold.metrics_file.exists() and not self.config.tracking.overwrite]
         for fold in begun:
-            where = str(fold.metrics_file)
-            earlier = read_metrics(fold.metrics_file, "start over with `overwrite`")
-            found = differences(earlier, self.described)
-            if not found and not all(map(np.array_equal, about_of(earlier, where).split, fold.split)):
+            earlier = read_record(fold.metrics_file, "start over with `overwrite`")
+            found = differences(earlier.content, self.described)
+            if not found and not all(map(np.array_equal, earlier.split, fold.split)):
                 found = ["another split"]
             if found:
                 raise InputError(
@@ -145,19 +144,18 @@ def _names(dataset: RawDataset) -> list[list[str]]:
 
 def _earlier_split(uri: str, fold: int, dataset: RawDataset, trains: bool) -> Split:
     file = fold_folder(uri, fold, f"`state_dict_uri={uri}`") / "metrics.json"
-    earlier = read_metrics(file, f"`state_dict_uri={uri}`")
-    if earlier["fingerprint"] != dataset.fingerprint:
+    earlier = read_record(file, f"`state_dict_uri={uri}`")
+    if earlier.fingerprint != dataset.fingerprint:
         raise InputError(f"`state_dict_uri={uri}` must have the samples and classes of {dataset.name}, got other data")
-    about = about_of(earlier, str(file))
-    check_split(about, dataset, str(file))
-    if trains and np.intersect1d(about.split.train, about.split.valid).size:
+    check_split(earlier, dataset, str(file))
+    if trains and np.intersect1d(earlier.split.train, earlier.split.valid).size:
         raise InputError(f"`state_dict_uri={uri}` has no separate training samples, because it was run with `epochs=0`")
     if dataset.groups is not None:
         parts = np.full(len(dataset), "", "<U5")
-        for part, indices in about.split._asdict().items():
+        for part, indices in earlier.split._asdict().items():
             parts[indices] = part
         check_groups(parts, dataset.groups, dataset.names, f"`state_dict_uri={uri}`")
-    return about.split
+    return earlier.split
 
 
 def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]:
@@ -200,7 +198,7 @@ def _metering_of_run(config: TrainConfig, where: str, uri: str) -> tuple[str, ..
     begun = config.run_dir / "fold_0/metrics.json"
     if config.tracking.overwrite or not begun.exists():
         begun = fold_folder(uri, 0, where) / "metrics.json"
-    return tuple(read_metrics(begun, where)["flags"].get("auto") or ())
+    return tuple(read_record(begun, where).flags.get("auto") or ())
 
 
 def _check_networks(steps: StepSettings, dataset: RawDataset) -> None:

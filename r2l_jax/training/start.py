@@ -22,8 +22,8 @@ from r2l_jax.model.processors import Processor
 from r2l_jax.model.settings import HALF_SIZE_MODES
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import metered
-from r2l_jax.training.artifact import replace_parts, stored_arrays
-from r2l_jax.training.record import Fold, fold_folder, read_metrics
+from r2l_jax.training.model_io import restore, stored_arrays
+from r2l_jax.training.record import Fold, fold_folder, read_record
 from r2l_jax.training.steps import Steps, TrainState
 
 # The number of samples that initialize the running statistics of a learned processing.
@@ -60,15 +60,15 @@ def check_origins(config: TrainConfig, architecture: Architecture, dataset: RawD
         folder = fold_folder(uri, fold.number, where).resolve()
         if config.tracking.overwrite and fold.folder.parent.resolve() in folder.parents:
             raise InputError(f"{where} is inside the run that `overwrite` would remove")
-        earlier = read_metrics(folder / "metrics.json", where)
+        earlier = read_record(folder / "metrics.json", where)
         stored_arrays(folder, shardings().everywhere, "best", where)
         parts = {"validation": fold.split.valid, "test": fold.split.test}
         seen = [
             f"{count} of {len(indices)} {name} samples"
             for name, indices in parts.items()
-            if (count := np.isin(indices, earlier["train_indices"]).sum())
+            if (count := np.isin(indices, earlier.train_indices).sum())
         ]
-        if seen and earlier["flags"].get("epochs") and earlier["fingerprint"] == dataset.fingerprint and is_first():
+        if seen and earlier.flags.get("epochs") and earlier.fingerprint == dataset.fingerprint and is_first():
             warn(
                 f"{where} was trained on {' and '.join(seen)} of this run, which inflates their scores: "
                 f"`state_dict_uri={uri}` reuses its splits"
@@ -87,7 +87,7 @@ def provide(model: nnx.State, config: TrainConfig, architecture: Architecture, f
     task = architecture.task
     for where, uri, parts in _origins(config, architecture):
         stored = stored_arrays(fold_folder(uri, fold, where), shardings().everywhere, "best", where)
-        fresh = replace_parts(model, stored, parts, where, (ADDITIVE_LAYER,), task.class_layers)
+        fresh = restore(model, stored, parts, where, (ADDITIVE_LAYER,), task.class_layers)
         if fresh and is_first():
             print(f"{where} has different classes: layer {', '.join(fresh)} of the head keeps random weights")
     if config.model.classifier_pretrained:
@@ -95,7 +95,7 @@ def provide(model: nnx.State, config: TrainConfig, architecture: Architecture, f
         nnx.update(head, model["head"])
         load_weights(head, task.network, config.model.pretrained_weights)
         weights = jax.device_put(nnx.to_pure_dict(nnx.state(head)), shardings().everywhere)
-        _put(model, "head", weights)
+        restore(model, {"head": weights}, ("head",))
 
 
 def initial_state(
@@ -111,7 +111,7 @@ def initial_state(
 
     If a checkpoint is restored afterwards (`resumes`), only the shapes matter.
     """
-    everywhere, architecture = shardings().everywhere, steps.settings.architecture
+    everywhere, architecture = shardings().everywhere, steps.architecture
     learns_pipeline, from_run = architecture.processing.learns_pipeline, config.processing.processor_uri
     measures, train = architecture.measures_normalization, fold.split.train
     statistics = None if learns_pipeline else to_devices(unknown_statistics(), everywhere)
@@ -124,19 +124,20 @@ def initial_state(
     model = steps.init(key, statistics)
     if architecture.processing.auto and not from_run:
         start = to_devices(nnx.to_pure_dict(nnx.state(processor)), everywhere)
-        _put(model, "processor", start)
+        restore(model, {"processor": start}, ("processor",), optional=(ADDITIVE_LAYER,))
     if learns_pipeline and measures and not from_run:
         # If no step updates the statistics, the head would see images unlike its training images. If steps do, initial
         # values of 0 and 1 would outweigh the variance of dark images, such as 0.0007, for the first hundred steps.
         indices = train if steps.rule.keeps_statistics else train[:_SAMPLES]
         mean, var = moments(processor, dataset, indices, batch_size)
-        _put(model, "normalizer", {"mean": mean, "var": var})
+        restore(model, {"normalizer": {"mean": mean, "var": var}}, ("normalizer",))
     provide(model, config, architecture, fold.number)
     if not measures:
         indices = train[:_SAMPLES] if config.optimization.epochs and not steps.rule.keeps_statistics else train
         processor = nnx.merge(nnx.graphdef(architecture.abstract()), model).processor
         mean, var = moments(processor, dataset, indices, batch_size)
-        _put(model, "normalizer", {"known_mean": mean, "known_var": var})
+        known = {"known_mean": mean, "known_var": var}
+        restore(model, {"normalizer": known}, ("normalizer",), optional=("mean", "std"))
     return steps.begin(model)
 
 
@@ -190,8 +191,3 @@ def moments(processor: Processor, dataset: RawDataset, indices: np.ndarray, batc
     mean = np.average(means, 0, weights)
     var = np.average(variances + np.square(means - mean), 0, weights)
     return to_devices((mean.astype(np.float32), var.astype(np.float32)), shardings().everywhere)
-
-
-def _put(model: nnx.State, part: str, values: dict) -> None:
-    parts = nnx.to_pure_dict(model)
-    nnx.replace_by_pure_dict(model, parts | {part: parts[part] | values})

@@ -27,10 +27,11 @@ from r2l_jax.model.tasks import Task
 from r2l_jax.results.files import EVENTS, check_output_folder, write_json, write_safetensors
 from r2l_jax.results.locks import writing_to
 from r2l_jax.training import tracking
-from r2l_jax.training.artifact import CLEAN, NAME, Artifact, named, stored_arrays
+from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.checkpoint import Checkpoints, Quality, drop_optimizer
+from r2l_jax.training.model_io import CLEAN, NAME, named, restore, stored_arrays
 from r2l_jax.training.plan import Plan
-from r2l_jax.training.record import Fold, about_of, fold_folders, read_metrics, seed_folders
+from r2l_jax.training.record import Fold, Record, fold_folders, read_record, seed_folders
 from r2l_jax.training.results import write_result
 from r2l_jax.training.start import initial_state
 from r2l_jax.training.steps import Steps, TrainState, make_steps
@@ -133,10 +134,10 @@ class FoldTraining:
         self._optimization, self._wanted = plan.config.optimization, plan.config.tracking
         self._finished, self._adds = None, False
         if fold.metrics_file.exists():
-            earlier = read_metrics(fold.metrics_file, "start over with `overwrite`")
-            if earlier["complete"] and earlier["flags"] == plan.described["flags"]:
-                self._finished = earlier
-            self._adds = earlier["complete"]  # pictures that this call requests and the earlier one did not
+            earlier = read_record(fold.metrics_file, "start over with `overwrite`")
+            if earlier.complete and earlier.flags == plan.described["flags"]:
+                self._finished = earlier.content
+            self._adds = earlier.complete  # pictures that this call requests and the earlier one did not
         self._history: list[Numbers] = []
         self._validated: Outcome | None = None  # the outcome of the last validation
 
@@ -328,13 +329,13 @@ class FoldTraining:
         for which in ("last", "best") if self._wanted.log_model else ("last",):
             if which == "best":
                 stored = stored_arrays(fold.folder, shardings().everywhere, which, str(fold.folder))
-                nnx.replace_by_pure_dict(state.model, stored)
+                restore(state.model, stored, tuple(stored), str(fold.folder))
             if not is_first():
                 continue
-            about = about_of({**content, "checkpoint": which, "fold": fold.number}, str(fold.folder))
+            about = Record.of({**content, "checkpoint": which, "fold": fold.number}, str(fold.folder))
             model = nnx.merge(nnx.graphdef(self._plan.steps.architecture.abstract()), state.model)
-            loading = (lambda model=model: model), (lambda: self._plan.dataset)
-            artifact = Artifact(fold.folder, content, about, self._plan.config, fold.split, *loading)
+            loading = (lambda _, model=model: model), (lambda: self._plan.dataset)
+            artifact = Artifact(fold.folder, about, self._plan.config, fold.split, *loading)
             if self._optimization.camera_augmentation:
                 known = artifact.observed()
                 clean |= named(known, which)

@@ -23,7 +23,7 @@ from r2l_jax.results import result
 from r2l_jax.results.locks import writing_to
 from r2l_jax.training import steps, train
 from r2l_jax.training.plan import Plan
-from r2l_jax.training.record import training_id
+from r2l_jax.training.record import Record, training_id
 
 STAGES = ("demosaic", "color_correct", "sharpening", "gaussian", "clipped", "gamma_correct")
 
@@ -102,7 +102,7 @@ def test_the_result_of_a_training_has_curves_from_its_start(finished):
     config, _ = finished
     fold = config.run_dir / "fold_0"
     found = result.read(fold / "training")
-    assert found.metadata["training"] == {"fold_0": training_id(metrics(config))}
+    assert found.metadata["training"] == {"fold_0": training_id(Record.of(metrics(config), "a run"))}
     assert {"loss", "accuracy", "parameter_white_balance", "gradient_norms", "confusion"} <= found.figures.keys()
     assert found.captions["parameter_white_balance"] == "white balance: change since the start"
     assert found.captions["epoch_0001_0_demosaic"] == "demosaic, and the magnitude of the loss gradient, epoch 2"
