@@ -226,7 +226,7 @@ def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[Gradien
     pipeline, (raw, _) = named(camera), dataset[0]
     named.check(camera, *raw.shape)
     processing = steps.architecture.processing
-    if not pipeline.declarations and (steps.freezes_head or steps.attack.adv_training) and processing.learns:
+    if not pipeline.declarations and (steps.freezes_head or steps.attack) and processing.learns:
         raise InputError(f"{processing.flag} has no learned parameters, and everything else is frozen")
     rule.check(steps, metered(pipeline, camera, processing.auto or ()))
 
