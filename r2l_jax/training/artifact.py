@@ -358,7 +358,7 @@ def _present(recorded: Source, codes: Mapping[str, Source], where: str) -> str:
     changed = [f"; `code={name}` has different content" for name in codes]
     raise InputError(
         f"{where} was trained with Python code of SHA-256 {recorded.sha256[:12]}, which runs only if you name it: "
-        f"if you trust it, pass `code={recorded.file}`:{recorded.function}{''.join(changed)}"
+        f"if you trust it, pass `code={recorded.file}:{recorded.function}`{''.join(changed)}"
     )
 
 

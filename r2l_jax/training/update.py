@@ -54,7 +54,7 @@ class StepSettings:
             optimization.loss_of(task, dataset.labels, config.model.freeze_classifier),
             optimization.build(epoch_steps),
             optimization.augmentation,
-            optimization.camera_augmentation,
+            optimization.camera_augmentation or (),
             optimization.ema,
             config.model.freeze_classifier,
             config.attack if config.attack.adv_training else None,
