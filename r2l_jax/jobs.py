@@ -253,8 +253,11 @@ def _joined(scheduler: str) -> Iterator[Any]:
     dask.config.set({"logging": {"distributed": "error"}})
     import distributed
 
+    from r2l_jax.devices import memory
+
     environ = dask.config.get("distributed.nanny.pre-spawn-environ")
-    dask.config.set({"distributed.nanny.pre-spawn-environ": {**environ, **_ENVIRON}})
+    count = scheduler.removeprefix("local:") if scheduler.startswith("local:") else "1"
+    dask.config.set({"distributed.nanny.pre-spawn-environ": {**environ, **_ENVIRON, memory.PROCESSES: count}})
     # A job that waits at a worker would count as failed if the worker died.
     dask.config.set({"distributed.scheduler.worker-saturation": 1.0})
     with contextlib.ExitStack() as held:
@@ -263,8 +266,7 @@ def _joined(scheduler: str) -> Iterator[Any]:
             # No memory limit, because workers keep freed memory for their next arrays, and Dask would pause or kill
             # them for that.
             limits = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": "127.0.0.1:0"}
-            count = int(scheduler.removeprefix("local:"))
-            place = held.enter_context(distributed.LocalCluster(n_workers=count, processes=True, **limits))
+            place = held.enter_context(distributed.LocalCluster(n_workers=int(count), processes=True, **limits))
         try:
             client = held.enter_context(distributed.Client(place, timeout=30))
         except OSError as error:

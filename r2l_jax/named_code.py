@@ -78,7 +78,7 @@ def load(name: str, argument: str, noun: str) -> tuple[Source, Callable[..., Any
 @functools.cache
 def _run(file: str, content: bytes) -> types.ModuleType:
     """Runs a file once per content, so that its functions stay the same objects and share compiled code."""
-    # The hash in the module's name distinguishes functions from files with other contents (see `model_hash.described`).
+    # The hash in the module's name tells functions of files with other contents apart, see `processor_hash.described`.
     module = types.ModuleType(_MODULE_PREFIX + hashlib.sha256(content).hexdigest())
     module.__file__ = file
     # Dataclasses look up the module of a class here.

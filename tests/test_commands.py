@@ -16,7 +16,7 @@ from PIL import Image
 
 import isp
 from r2l_jax.data.sets import datasets
-from r2l_jax.training.record import read_metrics
+from r2l_jax.training.record import read_record
 
 pytestmark = pytest.mark.slow
 
@@ -92,6 +92,6 @@ def test_every_stated_score_has_its_command():
 def test_a_training_reaches_its_score(home, command):
     started(home, "train.py", command)
     (file,) = home.glob(f"runs/*/{name_of(command)}/fold_0/metrics.json")
-    metrics = read_metrics(file, "")
+    metrics = read_record(file, "").others
     scores = [metrics[name] for name in ("val_accuracy", "val_iou") if name in metrics]
     assert scores[0] >= stated()[name_of(command)]

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.devices import memory
 
-# The bytes of the batches that are loaded ahead: at least 1 batch, and at most 64.
+# The bytes of the batches that are loaded ahead, at most an eighth of the memory: at least 1 batch, and at most 64.
 _AHEAD = 2**31
 
 Leaf = TypeVar("Leaf")
@@ -50,7 +51,7 @@ class _Samples:
         """Returns how batches are loaded ahead; call it before any sample is taken."""
         (sample,) = self._first.values()
         of_batch = batch_size * sum(leaf.nbytes for leaf in (*sample, np.int32(0), self._weights[0]))
-        ahead = min(max(_AHEAD // of_batch, 1), 64)
+        ahead = min(max(min(_AHEAD, memory.of_process() // 8) // of_batch, 1), 64)
         return grain.ReadOptions(num_threads=min(4, ahead), prefetch_buffer_size=ahead)
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from r2l_jax.data.files.decoding import check_finite
 from r2l_jax.data.files.file_metadata import hash_files
 from r2l_jax.data.files.shot import Shot
 from r2l_jax.data.groups import numbered, turns
+from r2l_jax.devices import memory
 from r2l_jax.errors import InputError
 from r2l_jax.jobs import mapped
 
@@ -80,7 +80,7 @@ class RawDataset:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Sample:
-        """Returns sample i; keeps it if all samples would fit in half of the machine's memory."""
+        """Returns sample i; keeps it if all samples would fit in half of this process's memory."""
         if self._kept is None:
             return self.read(index)
         if index not in self._kept:
@@ -114,11 +114,8 @@ class RawDataset:
 
     @functools.cached_property
     def _kept(self) -> dict[int, Sample] | None:
-        """The samples that have been decoded so far; None if all would take more than half of the machine's memory."""
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if len(self) * sum(array.nbytes for array in self._first) > memory // 2:
-            return None
-        return {}
+        """The samples that have been decoded so far; None if all would take over half of this process's memory."""
+        return {} if len(self) * sum(array.nbytes for array in self._first) <= memory.of_process() // 2 else None
 
     def _checked(self, sample: Sample, index: int) -> Sample:
         for wanted, found in zip(self._first, sample, strict=True):

@@ -1,13 +1,48 @@
-"""Settings of this process that must come before JAX is used: freed memory, and threads for callbacks."""
+"""The memory that this process may use; and settings that must come before JAX is used, for memory and callbacks."""
 
 import ctypes
 import os
+import pathlib
 import sys
 
 import jax
 
 # Parameters of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+
+# The variable with the number of processes that share this machine, where a program has started several.
+PROCESSES = "R2L_JAX_PROCESSES"
+
+
+def of_process() -> int:
+    """Returns the memory in bytes for this process: its equal part of the machine's memory or of its container's.
+
+    All processes of a training run are taken to be on this machine.
+    """
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_limits()]
+    return min(limits) // max(jax.process_count(), int(os.environ.get(PROCESSES, "1")))
+
+
+def _limits(
+    known: pathlib.Path = pathlib.Path("/proc/self/cgroup"), root: pathlib.Path = pathlib.Path("/sys/fs/cgroup")
+) -> list[int]:
+    """Lists the limits in bytes of the control groups, version 1 or 2, that this process is in."""
+    try:
+        lines = known.read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
+        # A group's limit holds for all groups in it. In a container, the path may be that of its host.
+        below = pathlib.PurePosixPath(path.lstrip("/"))
+        for group in (below, *below.parents):
+            file = top / group / name
+            if file.is_file() and (limit := file.read_text().strip()).isdecimal():
+                found.append(int(limit))
+    return found
 
 
 def keep_memory(any_thread: bool = False) -> None:

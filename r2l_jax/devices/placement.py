@@ -1,6 +1,7 @@
 """Devices: placing arrays on them, and limiting how far they work ahead."""
 
 import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -48,3 +49,13 @@ class OneAhead:
         jax.block_until_ready(self._previous)
         self._previous = result
         return result
+
+
+def each_on_devices(function: Callable[[Any], Begun], batches: Iterable[PyTree]) -> Iterator[Begun]:
+    """Yields a function's results for batches of NumPy arrays, which it gets on the devices, split among them.
+
+    While the devices compute one result, the host loads and moves the next batch, but no more.
+    """
+    ahead = OneAhead()
+    for batch in batches:
+        yield ahead.begun(function(to_devices(batch, shardings().split)))

@@ -24,7 +24,7 @@ from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.devices import compiler
-from r2l_jax.devices.placement import OneAhead, shardings, to_devices
+from r2l_jax.devices.placement import OneAhead, each_on_devices, shardings, to_devices
 from r2l_jax.drift import statistics
 from r2l_jax.drift.acquisition import at_intensity
 from r2l_jax.drift.cases import CLEAN, Case, camera_of
@@ -436,13 +436,15 @@ def of_each_sample(function: Callable[[Batch], Any], samples: Samples, title: st
     Raises:
         Interrupted: a signal has asked to stop.
     """
-    size = samples.at_once
-    ahead, found = OneAhead(), []
+    size, found = samples.at_once, []
+
+    def gathered(batch: Batch) -> tuple[Any, Any]:
+        return _functions().gathered((function(batch), batch["weight"]))
+
     with ticking(title, -(-len(samples.indices) // size)) as tick:
-        for batch in loader.eval_batches(samples.dataset, samples.indices, size):
-            batch = to_devices(batch, shardings().split)
-            # One exchange among the devices at a time, since several would block each other on CPUs.
-            found.append(ahead.begun(_functions().gathered((function(batch), batch["weight"]))))
+        # One exchange among the devices at a time, since several would block each other on CPUs.
+        for part in each_on_devices(gathered, loader.eval_batches(samples.dataset, samples.indices, size)):
+            found.append(part)
             tick()
     every, weight = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(found))
     return jax.tree.map(lambda leaf: leaf[weight > 0], every)

@@ -18,12 +18,14 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.data.splits import Split, check_groups, given_splits, named_parts, random_splits
-from r2l_jax.errors import InputError
+from r2l_jax.devices.hosts import is_first
+from r2l_jax.errors import InputError, warn
+from r2l_jax.model.adaptation import LEAST
 from r2l_jax.model.tasks import task_of
 from r2l_jax.names import AUTO
 from r2l_jax.pipelines import metered, metering_of
-from r2l_jax.training.record import Fold, about_of, check_split, describe, differences, fold_folder, read_metrics
-from r2l_jax.training.start import Sources
+from r2l_jax.training.record import Fold, check_split, describe, differences, fold_folder, read_record
+from r2l_jax.training.start import check_origins, check_weights
 from r2l_jax.training.update import GradientDescent, StepSettings
 
 
@@ -65,13 +67,6 @@ class Plan:
         size = Batches.of(min(len(fold.split.train) for fold in self.folds), batch_size).size
         self.batches = Batches(size, len(self.folds[0].split.train) // size)
         self.steps = StepSettings.of(config, self.dataset, self.batches.per_epoch)
-        self.sources = Sources(
-            config.processing.processor_uri,
-            config.model.classifier_uri,
-            config.model.classifier_pretrained,
-            config.model.pretrained_weights,
-            self.steps.architecture.measures_normalization,
-        )
         _check_networks(self.steps, self.dataset)
         _check_pipeline(self.steps, self.dataset, rule)
         _check_head(config, self.steps)
@@ -84,10 +79,9 @@ class Plan:
         """Raises an InputError if an earlier run conflicts with this one, before anything is trained or removed."""
         begun = [fold for fold in self.folds if fold.metrics_file.exists() and not self.config.tracking.overwrite]
         for fold in begun:
-            where = str(fold.metrics_file)
-            earlier = read_metrics(fold.metrics_file, "start over with `overwrite`")
-            found = differences(earlier, self.described)
-            if not found and not all(map(np.array_equal, about_of(earlier, where).split, fold.split)):
+            earlier = read_record(fold.metrics_file, "start over with `overwrite`")
+            found = differences(earlier.content, self.described)
+            if not found and not all(map(np.array_equal, earlier.split, fold.split)):
                 found = ["another split"]
             if found:
                 raise InputError(
@@ -96,10 +90,18 @@ class Plan:
                 )
         others = [fold for fold in self.folds if fold not in begun]
         for fold in others:
-            removed = fold.folder.parent if self.config.tracking.overwrite else None
-            self.sources.check(fold, self.dataset.fingerprint, removed)
+            check_origins(self.config, self.steps.architecture, self.dataset, fold)
         if others:
-            self.sources.check_weights(self.steps.task)
+            check_weights(self.config, self.steps.task)
+            self._warn_of_few_samples(others)
+
+    def _warn_of_few_samples(self, folds: Sequence[Fold]) -> None:
+        fewest = min(len(fold.split.train) for fold in folds)
+        if self.config.optimization.camera_augmentation and fewest < LEAST and is_first():
+            warn(
+                f"{fewest} training samples are too few for statistics of clean images, which need {LEAST}: after "
+                "training with `camera_augmentation`, the model cannot be adapted to new images"
+            )
 
 
 def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains: bool = True) -> Sequence[Split]:
@@ -142,19 +144,18 @@ def _names(dataset: RawDataset) -> list[list[str]]:
 
 def _earlier_split(uri: str, fold: int, dataset: RawDataset, trains: bool) -> Split:
     file = fold_folder(uri, fold, f"`state_dict_uri={uri}`") / "metrics.json"
-    earlier = read_metrics(file, f"`state_dict_uri={uri}`")
-    if earlier["fingerprint"] != dataset.fingerprint:
+    earlier = read_record(file, f"`state_dict_uri={uri}`")
+    if earlier.fingerprint != dataset.fingerprint:
         raise InputError(f"`state_dict_uri={uri}` must have the samples and classes of {dataset.name}, got other data")
-    about = about_of(earlier, str(file))
-    check_split(about, dataset, str(file))
-    if trains and np.intersect1d(about.split.train, about.split.valid).size:
+    check_split(earlier, dataset, str(file))
+    if trains and np.intersect1d(earlier.split.train, earlier.split.valid).size:
         raise InputError(f"`state_dict_uri={uri}` has no separate training samples, because it was run with `epochs=0`")
     if dataset.groups is not None:
         parts = np.full(len(dataset), "", "<U5")
-        for part, indices in about.split._asdict().items():
+        for part, indices in earlier.split._asdict().items():
             parts[indices] = part
         check_groups(parts, dataset.groups, dataset.names, f"`state_dict_uri={uri}`")
-    return about.split
+    return earlier.split
 
 
 def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]:
@@ -197,7 +198,7 @@ def _metering_of_run(config: TrainConfig, where: str, uri: str) -> tuple[str, ..
     begun = config.run_dir / "fold_0/metrics.json"
     if config.tracking.overwrite or not begun.exists():
         begun = fold_folder(uri, 0, where) / "metrics.json"
-    return tuple(read_metrics(begun, where)["flags"].get("auto") or ())
+    return tuple(read_record(begun, where).flags.get("auto") or ())
 
 
 def _check_networks(steps: StepSettings, dataset: RawDataset) -> None:
@@ -225,7 +226,7 @@ def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[Gradien
     pipeline, (raw, _) = named(camera), dataset[0]
     named.check(camera, *raw.shape)
     processing = steps.architecture.processing
-    if not pipeline.declarations and (steps.freezes_head or steps.attack.adv_training) and processing.learns:
+    if not pipeline.declarations and (steps.freezes_head or steps.attack) and processing.learns:
         raise InputError(f"{processing.flag} has no learned parameters, and everything else is frozen")
     rule.check(steps, metered(pipeline, camera, processing.auto or ()))
 

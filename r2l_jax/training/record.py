@@ -57,8 +57,8 @@ class CodeFile(msgspec.Struct):
     sha256: str
 
 
-class About(msgspec.Struct, kw_only=True):
-    """Describes a trained model: the keys of a metrics.json that are read. The file may have more.
+class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A fold as it is recorded, in a metrics.json and in the header of a model file, and as it is read from there.
 
     Attributes:
         camera: the camera that the processing started from, as `isp.Camera.to_json` writes it; None for images that
@@ -73,6 +73,9 @@ class About(msgspec.Struct, kw_only=True):
         code: the user's files, by the flags that name them.
         adapted: where the model came from, if it was adapted after its training.
         colors: the colors of the classes in pictures, if the data states them.
+        checkpoint: the state of the model that this describes, with `fold`; a metrics.json has neither.
+        others: everything else: the final scores, of validation samples where the names begin with `val_`, the
+            environment, and what other versions record.
     """
 
     complete: bool
@@ -85,7 +88,8 @@ class About(msgspec.Struct, kw_only=True):
     shape: Shape
     white_level: Annotated[float, msgspec.Meta(gt=0)] | None
     flags: dict[str, Any]
-    history: list[dict[str, float]]
+    # Integers stay integers: the id of a training is a hash of their text.
+    history: list[dict[str, int | float]]
     in_parts: bool = False
     fingerprint: str
     train_indices: Indices
@@ -98,9 +102,39 @@ class About(msgspec.Struct, kw_only=True):
     colors: list[str] = []
     checkpoint: Literal["best", "last"] = "best"
     fold: Annotated[int, msgspec.Meta(ge=0)] = 0
+    others: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, content: Any, where: str, context: str = "") -> "Record":
+        """Checks the content of a metrics.json or a header; `where` names it in an error, which `context` ends."""
+        try:
+            record = msgspec.convert(content, cls)
+            if record.complete:
+                _ = record.score, record.epoch
+            others = {name: value for name, value in content.items() if name not in cls.__struct_fields__}
+            return msgspec.structs.replace(record, others=others)
+        except msgspec.ValidationError as error:
+            reason = str(error).replace("`", "").replace("$.", "")
+        except LookupError as error:
+            reason = f"its history lacks {error}"
+        except (ValueError, OverflowError) as error:
+            reason = str(error)
+        raise InputError(f"{where} was not written by a run of this program ({reason}){context}")
 
     @property
-    def _row(self) -> dict[str, float]:
+    def content(self) -> dict[str, Any]:
+        """The content of a metrics.json."""
+        told = msgspec.to_builtins(self)
+        others = {name: told.pop(name, None) for name in ("others", "checkpoint", "fold")}["others"] or {}
+        return {"code": {}, "test_indices": [], **told, **others}
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The content of a model file's header."""
+        return {**self.content, "checkpoint": self.checkpoint, "fold": self.fold}
+
+    @property
+    def _row(self) -> dict[str, int | float]:
         return self.history[-1 if self.checkpoint == "last" or self.best_epoch is None else self.best_epoch]
 
     @property
@@ -133,7 +167,7 @@ class Fold:
         return self.folder / "metrics.json"
 
 
-def read_metrics(file: pathlib.Path, context: str) -> dict[str, Any]:
+def read_record(file: pathlib.Path, context: str) -> Record:
     """Reads and checks a metrics.json; `context` ends the message of an error."""
     if not file.exists():
         raise InputError(f"{file.parent} is not a trained fold: it has no {file.name}; {context}")
@@ -141,36 +175,19 @@ def read_metrics(file: pathlib.Path, context: str) -> dict[str, Any]:
         content = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read ({error}); {context}") from None
-    about_of(content, str(file), f"; {context}")
-    return content
+    return Record.of(content, str(file), f"; {context}")
 
 
-def about_of(content: Any, where: str, context: str = "") -> About:
-    """Returns the typed part of a metrics.json, which is not trusted."""
-    try:
-        about = msgspec.convert(content, About)
-        if about.complete:
-            _ = about.score, about.epoch
-        return about
-    except msgspec.ValidationError as error:
-        reason = str(error).replace("`", "").replace("$.", "")
-    except LookupError as error:
-        reason = f"its history lacks {error}"
-    except (ValueError, OverflowError) as error:
-        reason = str(error)
-    raise InputError(f"{where} was not written by a run of this program ({reason}){context}")
-
-
-def training_id(content: Mapping[str, Any]) -> str:
+def training_id(about: Record) -> str:
     """Computes the id of a training run, which results record: a hash of the epochs' numbers and seconds.
 
     Training again into the same folder, or adapting the model, changes the id; recording more pictures does not.
     """
-    parts = [content["history"], *([content["adapted"]] if content.get("adapted") else [])]
+    parts = [about.history, *([about.adapted] if about.adapted else [])]
     return hashlib.sha256("".join(map(json.dumps, parts)).encode()).hexdigest()
 
 
-def check_split(about: About, dataset: RawDataset, where: str) -> None:
+def check_split(about: Record, dataset: RawDataset, where: str) -> None:
     """Raises an InputError if there are no samples to train or validate on, or if the data set is smaller."""
     for name, indices in about.split._asdict().items():
         if (name != "test" and not len(indices)) or max(indices, default=0) >= len(dataset):
@@ -264,7 +281,7 @@ def members(uri: str) -> list[pathlib.Path]:
     """Returns the folders of a group's members, by their seeds; the folder itself if it is a run or a fold."""
     folders = seed_folders(pathlib.Path(uri)) or [pathlib.Path(uri)]
     files = [folder / "fold_0" / "metrics.json" for folder in folders[len(folders) == 1 :]]
-    known = {file: read_metrics(file, uri) for file in files if file.exists()}
+    known = {file: read_record(file, uri).content for file in files if file.exists()}
     first = next(iter(known.values()), {})
     for file, content in known.items():
         if found := differences(first, content, _FREE_IN_A_GROUP):

@@ -14,7 +14,7 @@ from r2l_jax.model.tasks import Task
 from r2l_jax.results import result
 from r2l_jax.results.heat_map import heat_map
 from r2l_jax.results.result import SCORE, Column, Figure, Result, Table
-from r2l_jax.training.record import Fold, training_id
+from r2l_jax.training.record import Fold, Record, training_id
 from r2l_jax.training.tracking import START
 
 if TYPE_CHECKING:
@@ -48,7 +48,10 @@ def write_result(fold: Fold, content: Numbers, task: Task, processor: Processor)
         figures["confusion"] = _confusion(np.array(content["val_confusion_matrix"]), task.classes)
     pictures = _pictures(fold.folder / "results")
     figures |= {name: picture for name, (picture, _) in pictures.items()}
-    metadata = {"title": "Training curves", "training": {f"fold_{fold.number}": training_id(content)}}
+    metadata = {
+        "title": "Training curves",
+        "training": {f"fold_{fold.number}": training_id(Record.of(content, str(fold.folder)))},
+    }
     captions = {name: caption for name, (_, caption) in pictures.items()}
     result.write(fold.folder / FOLDER, Result(metadata, tables, figures, captions=captions))
 

@@ -27,8 +27,9 @@ from r2l_jax.errors import InputError
 from r2l_jax.model.adaptation import adapt
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import NamedPipeline, metering_of
-from r2l_jax.training.artifact import NAME, Artifact, Opening, read_file
-from r2l_jax.training.record import fold_folder, fold_folders, members, read_metrics
+from r2l_jax.training.artifact import Artifact, open_file, open_fold
+from r2l_jax.training.model_io import NAME, read_file
+from r2l_jax.training.record import fold_folder, fold_folders, members, read_record
 
 # The default number of raw images processed at once.
 BATCH = 32
@@ -308,11 +309,11 @@ def load(
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     codes = [code] if isinstance(code, str) else code
     given = {each: named_code.load(each, "code", "pipeline or head")[0] for each in codes}
-    opening = Opening(checkpoint, shardings().everywhere if with_data else device, given, data_dir)
+    how = checkpoint, shardings().everywhere if with_data else device, given, data_dir
     if pathlib.Path(path).is_file():
-        folds = [opening.file(pathlib.Path(path))]
+        folds = [open_file(pathlib.Path(path), *how)]
     else:
-        folds = [opening.fold(each) for member in members(str(path)) for each in _folders(member, fold)]
+        folds = [open_fold(each, *how) for member in members(str(path)) for each in _folders(member, fold)]
     for each in folds if with_data else ():
         each.load_data()
     return Run(folds)
@@ -321,9 +322,9 @@ def load(
 def predicts_masks(path: str | os.PathLike, fold: int | Sequence[int] | None = 0) -> bool:
     """Tells whether a finished model, see `load`, predicts masks, from its description alone."""
     if pathlib.Path(path).is_file():
-        return read_file(pathlib.Path(path))[0]["has_masks"]
+        return read_file(pathlib.Path(path))[0].has_masks
     folder, *_ = _folders(members(str(path))[0], fold)
-    return read_metrics(folder / "metrics.json", "choose a finished run")["has_masks"]
+    return read_record(folder / "metrics.json", "choose a finished run").has_masks
 
 
 def _folders(run: pathlib.Path, fold: int | Sequence[int] | None) -> list[pathlib.Path]:

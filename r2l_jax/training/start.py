@@ -1,8 +1,7 @@
 """The initial training state of a fold."""
 
-import dataclasses
 import functools
-import pathlib
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +9,12 @@ import numpy as np
 from flax import nnx
 
 from isp.published import ADDITIVE_LAYER
+from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import published
 from r2l_jax.devices.hosts import is_first
-from r2l_jax.devices.placement import shardings, to_devices
+from r2l_jax.devices.placement import each_on_devices, shardings, to_devices
 from r2l_jax.errors import InputError, warn
 from r2l_jax.model.build import Architecture, Statistics, unknown_statistics
 from r2l_jax.model.pretrained import load_weights
@@ -22,8 +22,8 @@ from r2l_jax.model.processors import Processor
 from r2l_jax.model.settings import HALF_SIZE_MODES
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import metered
-from r2l_jax.training.artifact import replace_parts, stored_arrays
-from r2l_jax.training.record import Fold, fold_folder, read_metrics
+from r2l_jax.training.model_io import restore, stored_arrays
+from r2l_jax.training.record import Fold, fold_folder, read_record
 from r2l_jax.training.steps import Steps, TrainState
 
 # The number of samples that initialize the running statistics of a learned processing.
@@ -33,89 +33,86 @@ _SAMPLES = 256
 _METERED = 64
 
 
-@dataclasses.dataclass(frozen=True)
-class Sources:
-    """The earlier runs that provide the processor (and, if it `normalizes`, the normalization) and the head.
+class _Origin(NamedTuple):
+    """An earlier run, the argument that names it, and the parts that it provides."""
 
-    `pretrained` heads start from ImageNet weights, which are downloaded if `weights` names no file.
+    where: str
+    uri: str
+    parts: tuple[str, ...]
+
+
+def _origins(config: TrainConfig, architecture: Architecture) -> list[_Origin]:
+    """Lists the earlier runs that provide the processor, with the normalization that it measured, and the head."""
+    of_processor = ("processor", "normalizer") if architecture.measures_normalization else ("processor",)
+    given = (
+        ("processor_uri", config.processing.processor_uri, of_processor),
+        ("classifier_uri", config.model.classifier_uri, ("head",)),
+    )
+    return [_Origin(f"`{name}={uri}`", uri, parts) for name, uri, parts in given if uri]
+
+
+def check_origins(config: TrainConfig, architecture: Architecture, dataset: RawDataset, fold: Fold) -> None:
+    """Raises an InputError unless the runs that a fold starts from are trained, and not in a folder to be removed.
+
+    Warns about scored samples that these runs were trained on.
     """
+    for where, uri, _ in _origins(config, architecture):
+        folder = fold_folder(uri, fold.number, where).resolve()
+        if config.tracking.overwrite and fold.folder.parent.resolve() in folder.parents:
+            raise InputError(f"{where} is inside the run that `overwrite` would remove")
+        earlier = read_record(folder / "metrics.json", where)
+        stored_arrays(folder, shardings().everywhere, "best", where)
+        parts = {"validation": fold.split.valid, "test": fold.split.test}
+        seen = [
+            f"{count} of {len(indices)} {name} samples"
+            for name, indices in parts.items()
+            if (count := np.isin(indices, earlier.train_indices).sum())
+        ]
+        if seen and earlier.flags.get("epochs") and earlier.fingerprint == dataset.fingerprint and is_first():
+            warn(
+                f"{where} was trained on {' and '.join(seen)} of this run, which inflates their scores: "
+                f"`state_dict_uri={uri}` reuses its splits"
+            )
 
-    processor: str | None
-    head: str | None
-    pretrained: bool
-    weights: str | None
-    normalizes: bool = True
 
-    @property
-    def _runs(self) -> list[tuple[str, str, tuple[str, ...]]]:
-        """The flag and folder of each run, and the parts that it provides."""
-        of_processor = ("processor", "normalizer") if self.normalizes else ("processor",)
-        runs = (
-            ("processor_uri", self.processor, of_processor),
-            ("classifier_uri", self.head, ("head",)),
-        )
-        return [(flag, uri, parts) for flag, uri, parts in runs if uri]
+def check_weights(config: TrainConfig, task: Task) -> None:
+    """Raises an InputError unless the ImageNet weights, if wanted, fit the head."""
+    if config.model.classifier_pretrained:
+        head = nnx.eval_shape(lambda: task.make_head(nnx.Rngs(0)))
+        load_weights(head, task.network, config.model.pretrained_weights)
 
-    def check(self, fold: Fold, fingerprint: str, removed: pathlib.Path | None) -> None:
-        """Raises an InputError unless the runs that a fold starts from are trained, and not in a folder to be removed.
 
-        Warns about scored samples that these runs were trained on, if their data has this fingerprint.
-        """
-        for flag, uri, _ in self._runs:
-            where = f"`{flag}={uri}`"
-            folder = fold_folder(uri, fold.number, where).resolve()
-            if removed is not None and removed.resolve() in folder.parents:
-                raise InputError(f"{where} is inside the run that `overwrite` would remove")
-            earlier = read_metrics(folder / "metrics.json", where)
-            stored_arrays(folder, shardings().everywhere, "best", where)
-            parts = {"validation": fold.split.valid, "test": fold.split.test}
-            seen = [
-                f"{count} of {len(indices)} {name} samples"
-                for name, indices in parts.items()
-                if (count := np.isin(indices, earlier["train_indices"]).sum())
-            ]
-            if seen and earlier["flags"].get("epochs") and earlier["fingerprint"] == fingerprint and is_first():
-                warn(
-                    f"{where} was trained on {' and '.join(seen)} of this run, which inflates their scores: "
-                    f"`state_dict_uri={uri}` reuses its splits"
-                )
-
-    def check_weights(self, task: Task) -> None:
-        """Raises an InputError unless the ImageNet weights, if wanted, fit the head."""
-        if self.pretrained:
-            load_weights(nnx.eval_shape(lambda: task.make_head(nnx.Rngs(0))), task.network, self.weights)
-
-    def provide(self, model: nnx.State, fold: int, task: Task) -> None:
-        """Replaces the parts of a fresh model, in place."""
-        for flag, uri, parts in self._runs:
-            where = f"`{flag}={uri}`"
-            stored = stored_arrays(fold_folder(uri, fold, where), shardings().everywhere, "best", where)
-            fresh = replace_parts(model, stored, parts, where, (ADDITIVE_LAYER,), task.class_layers)
-            if fresh and is_first():
-                print(f"{where} has different classes: layer {', '.join(fresh)} of the head keeps random weights")
-        if self.pretrained:
-            head = nnx.eval_shape(lambda: task.make_head(nnx.Rngs(0)))
-            nnx.update(head, model["head"])
-            load_weights(head, task.network, self.weights)
-            _put(model, "head", jax.device_put(nnx.to_pure_dict(nnx.state(head)), shardings().everywhere))
+def provide(model: nnx.State, config: TrainConfig, architecture: Architecture, fold: int) -> None:
+    """Replaces the parts of a fresh model that come from earlier runs or from ImageNet, in place."""
+    task = architecture.task
+    for where, uri, parts in _origins(config, architecture):
+        stored = stored_arrays(fold_folder(uri, fold, where), shardings().everywhere, "best", where)
+        fresh = restore(model, stored, parts, where, (ADDITIVE_LAYER,), task.class_layers)
+        if fresh and is_first():
+            print(f"{where} has different classes: layer {', '.join(fresh)} of the head keeps random weights")
+    if config.model.classifier_pretrained:
+        head = nnx.eval_shape(lambda: task.make_head(nnx.Rngs(0)))
+        nnx.update(head, model["head"])
+        load_weights(head, task.network, config.model.pretrained_weights)
+        weights = jax.device_put(nnx.to_pure_dict(nnx.state(head)), shardings().everywhere)
+        restore(model, {"head": weights}, ("head",))
 
 
 def initial_state(
     steps: Steps,
-    sources: Sources,
+    config: TrainConfig,
     dataset: RawDataset,
     fold: Fold,
     batch_size: int,
     key: jax.Array,
-    resumes: bool,
-    trains: bool = True,
+    resumes: bool = False,
 ) -> TrainState:
     """Makes a fresh state, with the parts that earlier runs or ImageNet provide; `key` draws the weights.
 
     If a checkpoint is restored afterwards (`resumes`), only the shapes matter.
     """
-    everywhere, architecture = shardings().everywhere, steps.settings.architecture
-    learns_pipeline = architecture.processing.learns_pipeline
+    everywhere, architecture = shardings().everywhere, steps.architecture
+    learns_pipeline, from_run = architecture.processing.learns_pipeline, config.processing.processor_uri
     measures, train = architecture.measures_normalization, fold.split.train
     statistics = None if learns_pipeline else to_devices(unknown_statistics(), everywhere)
     if resumes:
@@ -123,22 +120,24 @@ def initial_state(
     processor = start_of_processor(architecture, dataset, train)
     # A neural network normalizes its input, whatever the head does with its output.
     if statistics is not None and (measures or architecture.processing.learns):
-        statistics = fixed_statistics(architecture, processor, dataset, train, batch_size)
+        statistics = published_statistics(config) or measured_statistics(processor, dataset, train, batch_size)
     model = steps.init(key, statistics)
-    if architecture.processing.auto and not sources.processor:
-        _put(model, "processor", to_devices(nnx.to_pure_dict(nnx.state(processor)), everywhere))
-    if learns_pipeline and measures and not sources.processor:
+    if architecture.processing.auto and not from_run:
+        start = to_devices(nnx.to_pure_dict(nnx.state(processor)), everywhere)
+        restore(model, {"processor": start}, ("processor",), optional=(ADDITIVE_LAYER,))
+    if learns_pipeline and measures and not from_run:
         # If no step updates the statistics, the head would see images unlike its training images. If steps do, initial
         # values of 0 and 1 would outweigh the variance of dark images, such as 0.0007, for the first hundred steps.
         indices = train if steps.rule.keeps_statistics else train[:_SAMPLES]
-        mean, var = _moments(processor, dataset, indices, batch_size)
-        _put(model, "normalizer", {"mean": mean, "var": var})
-    sources.provide(model, fold.number, steps.task)
+        mean, var = moments(processor, dataset, indices, batch_size)
+        restore(model, {"normalizer": {"mean": mean, "var": var}}, ("normalizer",))
+    provide(model, config, architecture, fold.number)
     if not measures:
-        indices = train[:_SAMPLES] if trains and not steps.rule.keeps_statistics else train
+        indices = train[:_SAMPLES] if config.optimization.epochs and not steps.rule.keeps_statistics else train
         processor = nnx.merge(nnx.graphdef(architecture.abstract()), model).processor
-        mean, var = _moments(processor, dataset, indices, batch_size)
-        _put(model, "normalizer", {"known_mean": mean, "known_var": var})
+        mean, var = moments(processor, dataset, indices, batch_size)
+        known = {"known_mean": mean, "known_var": var}
+        restore(model, {"normalizer": known}, ("normalizer",), optional=("mean", "std"))
     return steps.begin(model)
 
 
@@ -153,38 +152,42 @@ def start_of_processor(architecture: Architecture, dataset: RawDataset, indices:
     return metered(architecture.pipeline(architecture.camera), architecture.camera, auto, raws)
 
 
-def fixed_statistics(
-    architecture: Architecture, processor: Processor, dataset: RawDataset, indices: np.ndarray, batch_size: int
-) -> Statistics:
-    """Returns the mean and standard deviation of each channel over the training images, or the published ones.
+def published_statistics(config: TrainConfig) -> Statistics | None:
+    """Returns the published mean and standard deviation of each channel; None for data or processing without them.
 
-    The images are the processed images, or the input images of a neural network.
+    They are those of images in full light: of raw images at half size, and of static pipelines without metering.
     """
-    half = architecture.processing.processing_mode in HALF_SIZE_MODES
-    known = published.MOSAIC_STATISTICS if half else published.STATIC_STATISTICS
-    if dataset.name in known:
-        return to_devices(tuple(np.array(each, np.float32) for each in known[dataset.name]), shardings().everywhere)
-    mean, var = _moments(processor, dataset, indices, batch_size)
+    processing = config.processing
+    halves = processing.processing_mode in HALF_SIZE_MODES
+    if config.data.iso != (1.0,) or (not halves and (processing.auto or processing.half_size)):
+        return None
+    known = (published.MOSAIC_STATISTICS if halves else published.STATIC_STATISTICS).get(config.data.dataset)
+    return known and to_devices(tuple(np.array(each, np.float32) for each in known), shardings().everywhere)
+
+
+def measured_statistics(processor: Processor, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> Statistics:
+    """Computes the mean and standard deviation of each channel over the images that a processor makes of some samples.
+
+    The processor of a neural network's input is the one that shrinks raw images.
+    """
+    mean, var = moments(processor, dataset, indices, batch_size)
     # The epsilon of a batch norm, for a channel that is constant.
     return mean, jnp.sqrt(var + 1e-5)
 
 
-def _moments(processor: Processor, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> Statistics:
+def moments(processor: Processor, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> Statistics:
     """Computes the mean and variance of each channel over the processed images of some samples."""
 
     @functools.partial(jax.jit, out_shardings=shardings().everywhere)
-    def add(moments, batch):
-        images, weight = processor(batch["raw"]), batch["weight"]
-        return moments + jnp.stack([(weight @ (images**power).mean((1, 2))) for power in (1, 2)])
+    def of_images(batch):
+        images = processor(batch["raw"])
+        means = images.mean((1, 2))
+        return means, jnp.square(images - means[:, None, None]).mean((1, 2)), batch["weight"]
 
-    # On the devices from the start: otherwise, the second call would compile again.
-    moments = to_devices(np.zeros((2, 3), np.float32), shardings().everywhere)
-    for batch in loader.eval_batches(dataset, indices, batch_size):
-        moments = add(moments, to_devices(batch, shardings().split))
-    mean, mean_square = jax.device_get(moments) / len(indices)
-    return to_devices((mean, np.maximum(mean_square - mean**2, 0)), shardings().everywhere)
-
-
-def _put(model: nnx.State, part: str, values: dict) -> None:
-    parts = nnx.to_pure_dict(model)
-    nnx.replace_by_pure_dict(model, parts | {part: parts[part] | values})
+    batches = loader.eval_batches(dataset, indices, batch_size)
+    parts = jax.device_get([*each_on_devices(of_images, batches)])
+    # In float64, since the variance of the means is a small difference of large sums.
+    means, variances, weights = (np.concatenate(each).astype(np.float64) for each in zip(*parts, strict=True))
+    mean = np.average(means, 0, weights)
+    var = np.average(variances + np.square(means - mean), 0, weights)
+    return to_devices((mean.astype(np.float32), var.astype(np.float32)), shardings().everywhere)

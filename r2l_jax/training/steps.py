@@ -58,7 +58,8 @@ class Steps:
     """
 
     def __init__(self, settings: StepSettings, model: RawToLogit, rule: GradientDescent):
-        self.settings, self.task, self.rule = settings, settings.architecture.task, rule
+        self.settings, self.architecture, self.rule = settings, settings.architecture, rule
+        self.task = settings.architecture.task
         self.stages, self._graph = model.processor.stage_names, nnx.graphdef(model)
         self._frozen = nnx.PathContains("processor") if settings.freezes_processor else nnx.Nothing()
         jit = functools.partial(jax.jit, out_shardings=shardings().everywhere, compiler_options=compiler.options())
@@ -104,14 +105,14 @@ class Steps:
         return frozen, trained
 
     def _drawn(self, key: jax.Array, statistics: Statistics | None = None) -> nnx.State:
-        return nnx.state(self.settings.architecture.model(nnx.Rngs(params=key), statistics))
+        return nnx.state(self.architecture.model(nnx.Rngs(params=key), statistics))
 
     def _begun(self, model: nnx.State) -> TrainState:
         _, trained = self._parts(model)
         return TrainState(jnp.zeros((), jnp.int32), model, self.rule.begin(trained), self.rule.zero_sums())
 
     def _re_exposed(self, raw: Any, index: jax.Array, key: jax.Array) -> Any:
-        camera = self.settings.architecture.camera
+        camera = self.architecture.camera
         assert camera is not None
         # Keys that differ from the keys of the augmentation of images.
         keys = sample_keys(jax.random.fold_in(key, _CAMERA), index)

@@ -130,8 +130,7 @@ def record_samples(
     tracker: Tracker, wanted: TrackingSettings, dataset: RawDataset, steps: Steps, state: TrainState, epoch: int
 ) -> None:
     """Records stages, their gradients, and predictions for samples from all classes, as the flags request."""
-    differences = steps.settings.attack.adv_track_differences
-    if not (wanted.records or differences):
+    if not (wanted.records or steps.rule.records_differences):
         return
     samples = loader.batch_of(dataset, varied(dataset.labels, wanted.track_n_images))
     targets, batch = samples["target"], to_devices(samples, shardings().everywhere)
@@ -141,7 +140,7 @@ def record_samples(
     if "gradients" in wanted.track:
         tracker.gradients(dict(zip(steps.stages, gradients, strict=True)), epoch)
     reference = steps.rule.reference(state.model, state.opt_state)
-    if differences and reference is not None:
+    if steps.rule.records_differences and reference is not None:
         _, (*_, default), _ = jax.device_get(steps.trace(reference, batch))
         # Half of the difference, centered on gray.
         shown = {"default": default, "adversarial": images[-1], "difference": 0.5 + (images[-1] - default) / 2}

@@ -28,7 +28,8 @@ PyTree = Any
 class StepSettings:
     """All settings of a run's compiled steps; runs with equal settings share the steps.
 
-    `task` has the loss that training lowers; `ema` is the decay of averaged weights.
+    `task` has the loss that training lowers; `ema` is the decay of averaged weights; `attack` is None unless training
+    is adversarial.
     """
 
     architecture: Architecture
@@ -38,7 +39,7 @@ class StepSettings:
     camera_augmentation: tuple[str, ...]
     ema: float
     freezes_head: bool
-    attack: AttackSettings
+    attack: AttackSettings | None
 
     @classmethod
     def of(cls, config: TrainConfig, dataset: RawDataset, epoch_steps: int) -> "StepSettings":
@@ -53,10 +54,10 @@ class StepSettings:
             optimization.loss_of(task, dataset.labels, config.model.freeze_classifier),
             optimization.build(epoch_steps),
             optimization.augmentation,
-            optimization.camera_augmentation,
+            optimization.camera_augmentation or (),
             optimization.ema,
             config.model.freeze_classifier,
-            config.attack,
+            config.attack if config.attack.adv_training else None,
         )
 
     @property
@@ -96,12 +97,14 @@ class GradientDescent:
         sign: 1 if the best epoch has the highest score, -1 if it has the lowest.
         keeps_statistics: whether the normalization's statistics stay as they are at the start.
         state_is_result: whether the results of a finished run need the rule's state. Otherwise it may be dropped.
+        records_differences: whether to record pictures next to those of the `reference`.
     """
 
     metrics: tuple[str, ...] = ()
     sign: int = 1
     keeps_statistics: bool = False
     state_is_result: bool = False
+    records_differences: bool = False
 
     def __init__(self, settings: StepSettings, model: RawToLogit):
         """Takes a run's model in evaluation mode, with shapes in place of arrays."""

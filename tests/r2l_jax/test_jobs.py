@@ -13,6 +13,7 @@ import pytest
 from r2l_jax import jobs
 from r2l_jax.cli import startup
 from r2l_jax.cli.stop import Interrupted
+from r2l_jax.devices import memory
 from r2l_jax.errors import InputError, warn
 from r2l_jax.jobs import Job, finished, in_threads, mapped
 
@@ -171,9 +172,10 @@ class TestWorkers:
                 list(jobs.run([], address))
 
     def test_a_signal_stops_work_elsewhere(self):
-        work = [Job(str(seconds), functools.partial(time.sleep, seconds)) for seconds in (0, 60)]
-        ended = jobs.run(work, "local:2")
-        assert next(ended).item == "0"
+        shared, long = functools.partial(os.getenv, memory.PROCESSES), functools.partial(time.sleep, 60)
+        ended = jobs.run([Job("shared", shared), Job("long", long)], "local:2")
+        # Each process knows how many share the memory.
+        assert next(ended)[:2] == ("shared", "2")
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(Interrupted, match="stopped; the same command resumes there"):
             next(ended)

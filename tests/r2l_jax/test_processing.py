@@ -11,7 +11,6 @@ from r2l_jax.data.sets import datasets
 from r2l_jax.errors import InputError
 from r2l_jax.model.processors import half_size
 from r2l_jax.training import start, train
-from r2l_jax.training.update import StepSettings
 
 SHORT = {"epochs": 1, "save_locally": True, "log_model": False}
 
@@ -30,20 +29,40 @@ def test_fixed_processing_is_normalized_by_the_training_set(base):
     np.testing.assert_allclose(model(config)["normalizer.std"], jnp.sqrt(images.var((0, 1, 2)) + 1e-5), rtol=1e-3)
 
 
+STATIC = [[0.91, 0.84, 0.94], [0.08, 0.12, 0.05]]
+MOSAICS = [[0.5663, 0.1401, 0.0731], [0.097, 0.0423, 0.008]]
+
+
 @pytest.mark.parametrize(
-    ("mode", "expected"),
+    ("settings", "expected"),
     [
-        ("static", [[0.91, 0.84, 0.94], [0.08, 0.12, 0.05]]),
-        *((mode, [[0.5663, 0.1401, 0.0731], [0.097, 0.0423, 0.008]]) for mode in ("none", "neural_network")),
+        ({"processing_mode": "static"}, STATIC),
+        ({"processing_mode": "static", "sp_debayer": "malvar2004"}, STATIC),
+        ({"processing_mode": "none"}, MOSAICS),
+        ({"processing_mode": "neural_network"}, MOSAICS),
+        # Other processing and other light make other images.
+        ({"processing_mode": "static", "auto": ("exposure",)}, None),
+        ({"processing_mode": "static", "half_size": True}, None),
+        ({"processing_mode": "static", "iso": (0.05,)}, None),
+        ({"processing_mode": "none", "iso": (0.05, 1.0)}, None),
+        ({"processing_mode": "none", "dataset": "Drone"}, None),
     ],
 )
-def test_published_data_sets_are_normalized_as_published(base, mode, expected):
-    dataset = dataclasses.replace(synthetic(base), name="Microscopy")
-    settings = StepSettings.of(replace(base, processing_mode=mode), dataset, 1)
-    statistics = start.fixed_statistics(
-        settings.architecture, settings.architecture.processor(), dataset, np.arange(8), batch_size=8
+def test_published_data_sets_are_normalized_as_published_if_they_are_processed_so(base, settings, expected):
+    found = start.published_statistics(replace(base, **{"dataset": "Microscopy", **settings}))
+    np.testing.assert_equal(
+        found if found is None else [*map(np.asarray, found)], np.float32(expected) if expected else None
     )
-    np.testing.assert_allclose(statistics, expected)
+
+
+def test_published_images_in_other_light_are_normalized_by_their_own_statistics(base, monkeypatch):
+    dim = dataclasses.replace(synthetic(replace(base, iso=(0.05,))), name="Microscopy")
+    monkeypatch.setattr(datasets, "load", lambda *arguments, **options: dim)
+    config = replace(base, run_name="dim", dataset="Microscopy", iso=(0.05,), processing_mode="none", **SHORT)
+    train.run(config)
+    images = half_size(dim.camera)(dim.samples(np.array(metrics(config)["train_indices"]))[0])
+    mean = np.asarray(images, np.float64).mean((0, 1, 2))
+    np.testing.assert_allclose(model(config)["normalizer.mean"], mean, rtol=1e-5)
 
 
 @pytest.mark.slow

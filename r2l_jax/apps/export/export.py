@@ -19,7 +19,7 @@ from r2l_jax.model.normalized_heads import weights_of
 from r2l_jax.results.environment import environment
 from r2l_jax.results.files import clear_parts, replacing, write_json
 from r2l_jax.results.locks import writing_to
-from r2l_jax.training import artifact
+from r2l_jax.training import model_io
 from r2l_jax.training.run import Run
 
 # The greatest difference from the model that is accepted, in display values and in logits.
@@ -102,8 +102,8 @@ def export_model(
                     of_kind = {"file": outcome.file, "difference": outcome.difference}
                     about["parts"][part.name]["files"][kind] = of_kind
         if "safetensors" in wanted:
-            model.folds[0].write(output / artifact.NAME)
-            outcomes.append(Outcome(artifact.NAME))
+            model.folds[0].write(output / model_io.NAME)
+            outcomes.append(Outcome(model_io.NAME))
         if "camera" in wanted and camera is not None:
             _write_text(output / CAMERA, f"{camera.to_json()}\n")
             outcomes.append(Outcome(CAMERA))

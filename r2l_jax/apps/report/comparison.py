@@ -41,7 +41,7 @@ def _scores(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
         for score in dict.fromkeys(run.score for run in runs)
         for which in ("best", "last")
     }
-    minutes = [sum(row.get("seconds", 0) for fold in run.folds for row in fold.metrics["history"]) / 60 for run in runs]
+    minutes = [sum(row.get("seconds", 0) for fold in run.folds for row in fold.record.history) / 60 for run in runs]
     return found | {
         "last loss": [_mean(run, "val_loss", "{:.3g}".format) for run in runs],
         **({"members": [str(len(run.members)) for run in runs]} if any(len(run.members) > 1 for run in runs) else {}),
@@ -103,7 +103,7 @@ def differences_table(runs: Sequence[RunRecord]) -> str:
 
 def _is_own(run: RunRecord) -> bool:
     """Tells whether a run's score comes from the user's file."""
-    return not {"task", "score"}.isdisjoint(run.folds[0].metrics["code"])
+    return not {"task", "score"}.isdisjoint(run.folds[0].record.code)
 
 
 def _tested(run: RunRecord) -> tuple[Any, np.ndarray]:
@@ -115,4 +115,4 @@ def _tested(run: RunRecord) -> tuple[Any, np.ndarray]:
     same = len({len(outcomes) for outcomes in each}) == 1
     samples = [[block.samples.tolist(), block.groups_or_samples.tolist()] for block in blocks]
     checkpoints = [each.metadata.get("flags", {}).get("checkpoint") for each in found]
-    return (run.folds[0].metrics["fingerprint"], samples, checkpoints), np.stack(each) if same else np.zeros((0, 0))
+    return (run.folds[0].record.fingerprint, samples, checkpoints), np.stack(each) if same else np.zeros((0, 0))

@@ -185,7 +185,7 @@ def _models(runs: Sequence[RunRecord]) -> Table:
         for fold in run.folds:
             numbers = fold.numbers if fold.is_finished else Numbers()
             best = None if numbers.best_epoch is None else numbers.best_epoch + 1
-            counts = [len(fold.metrics[f"{part}_indices"]) for part in ("train", "valid")]
+            counts = [len(part) for part in (fold.record.train_indices, fold.record.valid_indices)]
             scores = [numbers.best, best, numbers.last, numbers.best_loss, numbers.val_loss]
             rows.append([run.title(fold), fold.is_finished, fold.epochs, *scores, *counts])
     note = "The best checkpoint is from the best epoch, and the last checkpoint from the last epoch."
@@ -204,7 +204,7 @@ def _value(value: Any) -> Cell:
 
 
 def _reproduction(run: RunRecord) -> list[Block]:
-    numbers, fingerprint = run.folds[0].numbers, run.folds[0].metrics["fingerprint"]
+    numbers, fingerprint = run.folds[0].numbers, run.folds[0].record.fingerprint
     metadata = {
         "commit": numbers.git_commit,
         "versions": ", ".join(f"{name} {version}" for name, version in numbers.versions.items() if version),

@@ -15,10 +15,11 @@ from r2l_jax.errors import InputError, warn
 from r2l_jax.results import result
 from r2l_jax.results.result import Result
 from r2l_jax.training.record import (
+    Record,
     fold_folders,
     fold_number,
     members,
-    read_metrics,
+    read_record,
     run_names,
     seed_folders,
     training_id,
@@ -52,25 +53,25 @@ class Fold(NamedTuple):
 
     Attributes:
         folder: its folder.
-        metrics: the content of its metrics.json.
+        record: what its metrics.json records.
         numbers: the numbers in it.
         score: the name of the score.
     """
 
     folder: pathlib.Path
-    metrics: Mapping[str, Any]
+    record: Record
     numbers: Numbers
     score: str
 
     @property
     def is_finished(self) -> bool:
         """Whether the training is complete."""
-        return self.metrics["complete"]
+        return self.record.complete
 
     @property
     def epochs(self) -> int:
         """How many epochs it was trained for."""
-        return len(self.metrics["history"]) if self.metrics["flags"].get("epochs") != 0 else 0
+        return len(self.record.history) if self.record.flags.get("epochs") != 0 else 0
 
 
 class Metadata(msgspec.Struct):
@@ -133,13 +134,13 @@ class RunRecord(NamedTuple):
     @property
     def flags(self) -> Mapping[str, Any]:
         """The training settings; those that an earlier version did not have are at their defaults."""
-        return flat(TrainConfig()) | dict(self.folds[0].metrics["flags"])
+        return flat(TrainConfig()) | dict(self.folds[0].record.flags)
 
     @property
     def command(self) -> str:
         """The command that trains the run again, in lines of at most about 80 characters."""
         lines = ["python scripts/train.py"]
-        for text in arguments(TrainConfig, self.folds[0].metrics["flags"]):
+        for text in arguments(TrainConfig, self.folds[0].record.flags):
             if len(lines[-1]) + len(text) < 78:  # A space is between them, and a backslash after them.
                 lines[-1] += f" {text}"
             else:
@@ -200,12 +201,12 @@ def _read_run(uri: str, name: str) -> RunRecord:
 
 def _read_fold(folder: pathlib.Path, where: str) -> Fold:
     file = folder / "metrics.json"
-    metrics = read_metrics(file, f"{where} cannot be shown")
-    score = metrics["scored_by"]
+    record = read_record(file, f"{where} cannot be shown")
+    score, metrics = record.scored_by, record.content
     places = {"last": f"val_{score}", "best": f"best_val_{score}", "best_loss": "best_val_loss"}
     scores = {name: metrics.get(place) for name, place in places.items()}
     try:
-        return Fold(folder, metrics, msgspec.convert({**metrics, **scores}, Numbers), score)
+        return Fold(folder, record, msgspec.convert({**metrics, **scores}, Numbers), score)
     except msgspec.ValidationError as error:
         raise InputError(f"{file} is damaged ({error}); {where} cannot be shown") from None
 
@@ -215,7 +216,7 @@ def _read_results(root: pathlib.Path, where: pathlib.Path, folds: Sequence[Fold]
 
     Nested runs, such as adapted ones, are skipped.
     """
-    present, known = {training_id(fold.metrics) for fold in folds}, {fold.folder.parent for fold in folds}
+    present, known = {training_id(fold.record) for fold in folds}, {fold.folder.parent for fold in folds}
     found, left_out = [], []
     for path, names, files in os.walk(where):
         folder = pathlib.Path(path)

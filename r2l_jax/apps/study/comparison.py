@@ -22,7 +22,7 @@ from r2l_jax.model.scores import MeanIou
 from r2l_jax.results.heat_map import heat_map
 from r2l_jax.results.result import DROP, SCORE, Cell, Column, Figure, Result, Table, read
 from r2l_jax.training.plan import Batches
-from r2l_jax.training.record import read_metrics
+from r2l_jax.training.record import read_record
 
 # The runs of a control whose jobs have succeeded, by name.
 Runs = Mapping[str, TrainConfig]
@@ -259,13 +259,13 @@ def adjustment(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
     """
     name, rows, curves, published = f"val_{theirs.recorded}", [], {}, {}
     for processing, run in runs.items():
-        contents = [
-            read_metrics(run.run_dir / f"fold_{fold}" / "metrics.json", "repeat the command to train it again")
+        records = [
+            read_record(run.run_dir / f"fold_{fold}" / "metrics.json", "repeat the command to train it again")
             for fold in range(config.data.n_splits)
         ]
-        updates = Batches.of(len(contents[0]["train_indices"]), run.optimization.batch_size).per_epoch
-        steps = np.array([(row["epoch"] + 1) * updates for row in contents[0]["history"] if name in row])
-        scores = np.array([[row[name] for row in content["history"] if name in row] for content in contents])
+        updates = Batches.of(len(records[0].train_indices), run.optimization.batch_size).per_epoch
+        steps = np.array([(row["epoch"] + 1) * updates for row in records[0].history if name in row])
+        scores = np.array([[row[name] for row in record.history if name in row] for record in records])
         rows.append(_row(processing, scores[:, -1], theirs.ends[processing], theirs.is_of(config.data.dataset)))
         curves[processing] = steps, scores
         published[processing] = steps, np.full(len(steps), theirs.ends[processing])

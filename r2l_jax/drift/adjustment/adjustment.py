@@ -27,8 +27,8 @@ from r2l_jax.drift.search.knobs import format_value
 from r2l_jax.drift.trained_folds import TrainedFold, folds_of, for_each_fold, ids_of, member_of
 from r2l_jax.drift.verdict import change, in_words
 from r2l_jax.errors import InputError
-from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.normalization import undone
+from r2l_jax.model.processor_hash import processor_hash
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.names import About
 from r2l_jax.results import result, store
@@ -123,10 +123,11 @@ def _adapted(config: AdjustmentConfig, trained: TrainedFold, drift: Case, clean:
     folder, adapted_run = trained.output / number / drift.name, trained.output / drift.name / number
     flags = {**flat(config.searches), "drift": drift.identity}
     data = under.dataset.content_of(np.unique([*under.labeled, *under.unlabeled, *under.samples]).tolist())
+    processor = [drift.pipeline and drift.pipeline.identity, processor_hash(under.model.processor)]
     inputs = store.identity(
         flags,
         data=[fold.dataset.content_of(fold.measured_indices), data],
-        model=[fold.training, fold.identity, drift.pipeline and drift.pipeline.identity, model_hash(under.model)],
+        model=[fold.training, fold.identity, *processor],
     )
 
     def make() -> Result:

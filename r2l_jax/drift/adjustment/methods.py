@@ -105,7 +105,7 @@ class _Adaptation:
         clean = fold.measured_indices
         if under.dataset.fingerprint == fold.dataset.fingerprint:
             clean = np.setdiff1d(fold.train_indices, under.unlabeled)
-        new = Run([dataclasses.replace(fold, load_model=lambda: under.model)])
+        new = Run([dataclasses.replace(fold, load_model=lambda _: under.model)])
         return reference.unnoticed(new, np.asarray(self.raws), lambda: reference.make(Run([fold.measuring(clean)])))
 
     def by_features(self, statistics: Adapted) -> tuple[Adapted, Searched]:

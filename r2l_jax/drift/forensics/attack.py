@@ -63,25 +63,29 @@ class Attack(GradientDescent):
     state_is_result = True  # It holds the default rendering to compare the attacked one with.
 
     def __init__(self, settings: StepSettings, model: RawToLogit):
-        processor = model.processor
+        processor, attack = model.processor, settings.attack
         assert isinstance(processor, isp.Pipeline)
+        assert attack is not None
         self._pipeline, self._graph, self._task = processor, nnx.graphdef(model), settings.task
-        self._augmentation, self._parameters = settings.augmentation, _parameters(settings.attack)
-        self._aux_loss, self._aux_weight = settings.attack.adv_aux_loss, settings.attack.adv_aux_weight
+        self._augmentation, self._parameters = settings.augmentation, _parameters(attack)
+        self._aux_loss, self._aux_weight = attack.adv_aux_loss, attack.adv_aux_weight
+        self.records_differences = attack.adv_track_differences
         self._optimizer = optax.adam(settings.optimizer.rate.peak)
 
     @staticmethod
     def check(settings: StepSettings, pipeline: isp.Pipeline | None) -> None:
         """Raises an InputError unless the attack can move the chosen parameters."""
+        attack = settings.attack
         assert pipeline is not None
+        assert attack is not None
         ranges.check(pipeline.declarations, jax.device_get(pipeline.parameters()))
-        layer = settings.attack.adv_noise_layer
+        layer = attack.adv_noise_layer
         known = ("all", *pipeline.declarations, *([ADDITIVE_LAYER] if layer else []))
         if layer and ADDITIVE_LAYER in (*pipeline.declarations, *pipeline.stage_names):
             raise InputError(
                 f"`adv_noise_layer`: {settings.architecture.processing.flag} already has an {ADDITIVE_LAYER}"
             )
-        for name in _parameters(settings.attack):
+        for name in _parameters(attack):
             if name not in known:
                 hint = "; give `adv_noise_layer` as well" if name == ADDITIVE_LAYER else ""
                 raise InputError(f"`adv_parameters` must be one of {', '.join(known)}, got {name!r}{hint}")

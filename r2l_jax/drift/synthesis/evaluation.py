@@ -22,7 +22,7 @@ from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.measured import Measured
 from r2l_jax.drift.trained_folds import TrainedFold, folds_of, ids_of, member_of
 from r2l_jax.errors import InputError
-from r2l_jax.model.model_hash import processor_hash
+from r2l_jax.model.processor_hash import processor_hash
 from r2l_jax.results import store
 from r2l_jax.results.heat_map import heat_map
 from r2l_jax.results.locks import writing_to_all

@@ -37,7 +37,7 @@ from r2l_jax.drift.renderer import Processor, Renderer, grouped
 from r2l_jax.drift.synthesis.config import SynthesisConfig
 from r2l_jax.errors import InputError, in_words
 from r2l_jax.jobs import Job, in_threads
-from r2l_jax.model.model_hash import processor_hash
+from r2l_jax.model.processor_hash import processor_hash
 from r2l_jax.model.tasks import task_of
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.results import result, store

@@ -11,6 +11,7 @@ from sklearn.model_selection import StratifiedShuffleSplit
 import isp
 from r2l_jax.data import loader, splits
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.devices import memory
 from r2l_jax.devices.placement import shardings, to_devices
 from r2l_jax.errors import InputError
 
@@ -86,10 +87,20 @@ def test_a_single_pass_reads_only_its_samples_and_keeps_none():
 
 
 # A batch of 4 numbered samples takes 112 bytes: each has 16 of its raw image, and 4 each of target, index and weight.
-@pytest.mark.parametrize(("budget", "ahead"), [(100, 1), (112 * 6 - 1, 5), (112 * 6, 6), (2**31, 64)])
+@pytest.mark.parametrize(
+    ("budget", "machine", "ahead"),
+    [
+        (100, 2**40, 1),
+        (112 * 6 - 1, 2**40, 5),
+        (112 * 6, 2**40, 6),
+        (2**31, 2**40, 64),
+        (2**31, 8 * 112 * 3, 3),
+    ],
+)
 @pytest.mark.parametrize("load", [functools.partial(loader.train_batches, seed=0), loader.eval_batches])
-def test_batches_are_loaded_ahead_within_a_budget_of_bytes(monkeypatch, load, budget, ahead):
+def test_batches_are_loaded_ahead_within_a_budget_of_bytes(monkeypatch, load, budget, machine, ahead):
     monkeypatch.setattr(loader, "_AHEAD", budget)
+    monkeypatch.setattr(memory, "of_process", lambda: machine)
     loaded, dataset = [], numbered(400)
     dataset = dataclasses.replace(dataset, read=lambda index: loaded.append(index) or numbered(400).read(index))
     batches = load(dataset, np.arange(400), 4)

@@ -8,8 +8,7 @@ from small_runs import history, metrics, model
 
 import r2l_jax
 from r2l_jax.cli.flags import replace
-from r2l_jax.training import train
-from r2l_jax.training.start import Sources
+from r2l_jax.training import start, train
 from r2l_jax.training.update import GradientDescent
 
 
@@ -34,7 +33,7 @@ def test_a_finished_run_is_loaded_and_another_starts_at_its_best_epoch(base):
     losses = [-np.log(run.predict(raws)[np.arange(len(raws)), targets]).mean() for run in (last, best)]
     assert losses == pytest.approx([rows[-1]["val_loss"], rows[epoch]["val_loss"]], rel=1e-4)
     state = jax.tree.map(jnp.zeros_like, nnx.state(best.model))
-    Sources(None, str(config.run_dir), pretrained=False, weights=None).provide(state, 0, best.task)
+    start.provide(state, replace(config, classifier_uri=str(config.run_dir)), best.folds[0].architecture, 0)
     kernel = nnx.to_pure_dict(state)["head"]["conv1"]["kernel"]
     np.testing.assert_array_equal(kernel, best.model.head.conv1.kernel[...])
     np.testing.assert_array_equal(kernel, model(config)["head.conv1.kernel"])

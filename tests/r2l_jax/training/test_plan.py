@@ -116,6 +116,17 @@ def test_a_test_run_has_a_batch_of_each_side_of_the_split(base):
         assert (len(fold.split.train), len(fold.split.valid)) == (5, 5)
 
 
+@pytest.mark.parametrize(("samples", "is_told"), [(7, True), (8, False)])
+def test_too_few_samples_for_statistics_of_clean_images_are_told_before_training(base, capsys, samples, is_told):
+    config = replace(base, run_name="few", batch_size=samples, test_run=True, camera_augmentation=("light",))
+    Plan(config).check_folders()
+    told = (
+        "warning: 7 training samples are too few for statistics of clean images, which need 8: after training with "
+        "`camera_augmentation`, the model cannot be adapted to new images\n"
+    )
+    assert capsys.readouterr().err == told * is_told
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -1,13 +1,16 @@
 """A metrics.json may come from anyone: it is checked once, where it is read."""
 
+import hashlib
 import json
 import shutil
 
 import pytest
+import safetensors
 from small_runs import metrics
 
 from r2l_jax.errors import InputError
-from r2l_jax.training.record import differences, members, read_metrics
+from r2l_jax.model.build import Architecture
+from r2l_jax.training.record import Record, differences, members, read_record, training_id
 from r2l_jax.training.run import load
 
 
@@ -64,7 +67,7 @@ def test_a_file_of_another_kind_is_named(tmp_path, text):
     file = tmp_path / "metrics.json"
     file.write_text(text)
     with pytest.raises(InputError, match=r"metrics.json (cannot be read|was not written by)") as raised:
-        read_metrics(file, "start over")
+        read_record(file, "start over")
     assert "\n" not in str(raised.value)
 
 
@@ -121,3 +124,27 @@ def test_members_that_differ_in_more_than_seeds_are_refused(group, change, named
     ) as raised:
         members(str(group(change)))
     assert "\n" not in str(raised.value)
+
+
+def test_a_record_is_its_file(one_epoch):
+    file = one_epoch.run_dir / "fold_0/metrics.json"
+    written, record = json.loads(file.read_text()), read_record(file, "")
+    assert json.dumps(record.content, sort_keys=True) == json.dumps(written, sort_keys=True)
+    assert training_id(record) == hashlib.sha256(json.dumps(written["history"]).encode()).hexdigest()
+    assert Record.of(record.header, "") == record
+    # A model file holds the same.
+    with safetensors.safe_open(file.with_name("model.safetensors"), "np") as stored:
+        header = json.loads(stored.metadata()["about"])
+    assert header == {**written, "checkpoint": "best", "fold": 0}
+
+
+def test_a_run_is_read_once_and_its_model_is_made_once(one_epoch, monkeypatch):
+    read, made = [], []
+    of, abstract = Record.of, Architecture.abstract
+    monkeypatch.setattr(
+        Record, "of", lambda content, where, context="": read.append(where) or of(content, where, context)
+    )
+    monkeypatch.setattr(Architecture, "abstract", lambda self: made.append(self) or abstract(self))
+    (fold,) = load(one_epoch.run_dir)
+    assert fold.model is fold.model
+    assert (read, len(made)) == ([str(one_epoch.run_dir / "fold_0/metrics.json")], 1)

@@ -11,6 +11,7 @@ from small_runs import model
 
 import isp
 from r2l_jax.cli.flags import replace
+from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.training import start, train
 from r2l_jax.training.plan import Plan
@@ -45,16 +46,16 @@ def three_classes(base, tmp_path_factory):
     return config
 
 
-def provided(config, **sources):
+def provided(config, **origins):
     """Returns the head of a run's model after parts of it were taken from elsewhere."""
     (fold,) = load(config.run_dir)
-    state, nothing = nnx.state(fold.model), {"processor": None, "head": None, "pretrained": False, "weights": None}
-    start.Sources(**{**nothing, **sources}).provide(state, 0, fold.task)
+    state = nnx.state(fold.model)
+    start.provide(state, replace(config, **origins), fold.architecture, 0)
     return nnx.to_pure_dict(state)["head"]
 
 
 def test_the_head_of_a_run_with_other_classes_is_taken_but_for_its_last_layer(three_classes, one_epoch, capsys):
-    head, earlier = provided(three_classes, head=str(one_epoch.run_dir)), model(one_epoch)
+    head, earlier = provided(three_classes, classifier_uri=str(one_epoch.run_dir)), model(one_epoch)
     said = f"`classifier_uri={one_epoch.run_dir}` has different classes: layer fc of the head keeps random weights\n"
     assert said in capsys.readouterr().out
     np.testing.assert_array_equal(head["conv1"]["kernel"], earlier["head.conv1.kernel"])
@@ -63,7 +64,10 @@ def test_the_head_of_a_run_with_other_classes_is_taken_but_for_its_last_layer(th
 
 
 def test_a_head_starts_from_pretrained_weights_but_for_its_last_layer(one_epoch, weights_file):
-    head, weights = provided(one_epoch, pretrained=True, weights=str(weights_file)), load_file(weights_file)
+    head, weights = (
+        provided(one_epoch, classifier_pretrained=True, pretrained_weights=str(weights_file)),
+        load_file(weights_file),
+    )
     np.testing.assert_array_equal(head["conv1"]["kernel"], weights["conv1.weight"].transpose(2, 3, 1, 0))
     np.testing.assert_array_equal(head["fc"]["kernel"], model(one_epoch)["head.fc.kernel"])
 
@@ -82,9 +86,23 @@ def test_statistics_do_not_depend_on_the_batch_size(base):
     # Of batches of four, the last one is half full.
     made = StepSettings.of(base, dataset, 1).architecture
     few, all_at_once = (
-        start.fixed_statistics(made, made.processor(), dataset, np.arange(10), batch_size=size) for size in (4, 10)
+        start.measured_statistics(made.processor(), dataset, np.arange(10), batch_size=size) for size in (4, 10)
     )
     np.testing.assert_allclose(few, all_at_once, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [4, 16])
+def test_statistics_of_bright_even_images_are_not_lost_to_rounding(base, batch_size):
+    """E[x^2] - E[x]^2 in float32 would be wrong by a tenth of this variance, and negative for some images."""
+    rng = np.random.default_rng(0)
+    images = (0.95 + 1e-3 * rng.standard_normal((50, 32, 32, 3)) + [[[0, 1e-3, 2e-3]]]).astype(np.float32)
+    names, labels = tuple(map(str, range(50))), np.arange(50, dtype=np.int32) % 5
+    dataset = RawDataset("even", "classification", (*"abcde",), None, names, labels, lambda i: (images[i], labels[i]))
+    made = StepSettings.of(replace(base, processing_mode="none"), dataset, 1).architecture
+    mean, var = start.moments(made.processor(), dataset, np.arange(3, 50), batch_size)
+    some = images[3:].astype(np.float64)
+    np.testing.assert_allclose(mean, some.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(var, some.var((0, 1, 2)), rtol=1e-3)
 
 
 OWN = """
@@ -101,7 +119,7 @@ def test_a_neural_processor_is_normalized_before_a_head_with_its_own_normalizati
     head = custom_code.write(tmp_path / "own.py", OWN)
     plan = Plan(replace(base, run_name="neural", processing_mode="neural_network", classifier_network=head))
     (fold,), steps = plan.folds, make_steps(plan.steps)
-    state = start.initial_state(steps, plan.sources, plan.dataset, fold, 8, jax.random.key(0), resumes=False)
+    state = start.initial_state(steps, plan.config, plan.dataset, fold, 8, jax.random.key(0))
     normalizer = state.processor["normalizer"]
     raws = plan.dataset.samples(fold.split.train)[0].astype(np.float64)
     tiles = raws.reshape(-1, 16, 2, 16, 2).swapaxes(2, 3).reshape(-1, 4)

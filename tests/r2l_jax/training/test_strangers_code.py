@@ -14,7 +14,7 @@ from small_runs import metrics
 import r2l_jax
 from r2l_jax.errors import InputError
 
-REFUSED = "which runs only if you name it: if you trust it, pass --code="
+REFUSED = "which runs only if you name it: if you trust it, pass `code="
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def received(one_epoch, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("source", ["", "fold_0/model.safetensors"])
 def test_it_is_run_only_where_the_user_names_it(received, tmp_path, source):
-    with pytest.raises(InputError, match=f"{re.escape(REFUSED)}beside.py:make$"):
+    with pytest.raises(InputError, match=f"{re.escape(REFUSED)}beside.py:make`$"):
         r2l_jax.load(received / source)
     assert not (tmp_path / "ran").exists()
     if not source:

@@ -23,7 +23,7 @@ from r2l_jax.results import result
 from r2l_jax.results.locks import writing_to
 from r2l_jax.training import steps, train
 from r2l_jax.training.plan import Plan
-from r2l_jax.training.record import training_id
+from r2l_jax.training.record import Record, training_id
 
 STAGES = ("demosaic", "color_correct", "sharpening", "gaussian", "clipped", "gamma_correct")
 
@@ -102,7 +102,7 @@ def test_the_result_of_a_training_has_curves_from_its_start(finished):
     config, _ = finished
     fold = config.run_dir / "fold_0"
     found = result.read(fold / "training")
-    assert found.metadata["training"] == {"fold_0": training_id(metrics(config))}
+    assert found.metadata["training"] == {"fold_0": training_id(Record.of(metrics(config), "a run"))}
     assert {"loss", "accuracy", "parameter_white_balance", "gradient_norms", "confusion"} <= found.figures.keys()
     assert found.captions["parameter_white_balance"] == "white balance: change since the start"
     assert found.captions["epoch_0001_0_demosaic"] == "demosaic, and the magnitude of the loss gradient, epoch 2"
@@ -183,7 +183,7 @@ def test_each_fold_starts_from_its_fold_of_an_earlier_run(base, finished):
     plan = Plan(replace(base, run_name="started", n_splits=2, classifier_uri=str(earlier.run_dir)))
     for fold in plan.folds:
         made, key = steps.make_steps(plan.steps), jax.random.key(0)
-        state = train.initial_state(made, plan.sources, plan.dataset, fold, plan.batches.size, key, resumes=False)
+        state = train.initial_state(made, plan.config, plan.dataset, fold, plan.batches.size, key)
         kernel = nnx.to_pure_dict(state.model)["head"]["conv1"]["kernel"]
         np.testing.assert_array_equal(kernel, model(earlier, fold.number)["head.conv1.kernel"])
 

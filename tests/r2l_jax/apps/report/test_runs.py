@@ -48,7 +48,7 @@ def test_a_damaged_file_is_named_in_one_line(everything, file, change, reason):
 def test_other_folders_are_refused_and_runs_that_are_given_twice(everything, tmp_path):
     (tmp_path / "empty/fold_0").mkdir(parents=True)
     for name, message in (("gone", "not found"), ("empty", r"it has no fold_\* folder with a metrics\.json")):
-        with pytest.raises(InputError, match=rf"^`run={tmp_path}`/{name} is not a run's folder: {message}$"):
+        with pytest.raises(InputError, match=rf"^`run={tmp_path}/{name}` is not a run's folder: {message}$"):
             read_runs([str(tmp_path / name)])
     with pytest.raises(InputError, match="is given twice"):
         read_runs([str(everything), f"{everything}/../run"])
@@ -64,7 +64,7 @@ def test_the_command_trains_the_run_again(tmp_path):
     python, script, *arguments = shlex.split(run.command.replace("\\\n", " "))
     assert (python, script) == ("python", "scripts/train.py")
     flags.parse(TrainConfig, "", [script, *arguments], values)
-    lists = {"iso": (0.05, 1.0), "track": ("processing", "arrays"), "auto": (), "camera_augmentation": ()}
+    lists = {"iso": (0.05, 1.0), "track": ("processing", "arrays"), "auto": ()}
     assert flags.flat(flags.read(TrainConfig, values)) == dict(run.flags) | lists
     assert max(map(len, run.command.splitlines())) <= 80
 

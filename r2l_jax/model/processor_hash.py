@@ -1,4 +1,4 @@
-"""Hashes everything that a model's logits depend on, except for the source of the packages."""
+"""Hashes everything that a processor's images depend on, except for the source of the packages."""
 
 import functools
 import hashlib
@@ -12,20 +12,17 @@ import jax
 import numpy as np
 from flax import nnx
 
-from r2l_jax.model.normalized_heads import weights_of
-from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.named_code import is_from_file
-
-
-def model_hash(model: RawToLogit) -> str:
-    """Hashes a model: the settings of its processor, and the values of all its variables by their paths."""
-    parts = model.processor, model.normalizer, model.head
-    return _hash([_settings(model.processor), *map(_type_name, parts), weights_of(model.head)], parts)
 
 
 def processor_hash(processor: nnx.Module) -> str:
     """Hashes a pipeline or another processor: its settings and the values of its variables."""
-    return _hash([_settings(processor), _type_name(processor)], (processor,))
+    digest = hashlib.sha256(json.dumps([_settings(processor), _type_name(processor)]).encode())
+    for path, variable in nnx.to_flat_state(nnx.state(processor)):
+        array = np.asarray(jax.device_get(variable[...]))
+        digest.update(f"\n0 {'.'.join(map(str, path))} {array.dtype} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _settings(processor: nnx.Module) -> dict[str, Any]:
@@ -89,13 +86,3 @@ def _held(function: Callable) -> list[Any]:
 
 def _type_name(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
-
-
-def _hash(settings: list[Any], parts: tuple[nnx.Module, ...]) -> str:
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    for number, part in enumerate(parts):
-        for path, variable in nnx.to_flat_state(nnx.state(part)):
-            array = np.asarray(jax.device_get(variable[...]))
-            digest.update(f"\n{number} {'.'.join(map(str, path))} {array.dtype} {array.shape} ".encode())
-            digest.update(array.tobytes())
-    return digest.hexdigest()
