@@ -56,7 +56,9 @@ def main(*folders: str) -> None:
         if cells.get(name)
     ]
     new = {row["training"] for row in rows}
-    measurements.write("metering", [*(row for row in measurements.read("metering") if row["training"] not in new), *rows])
+    measurements.write(
+        "metering", [*(row for row in measurements.read("metering") if row["training"] not in new), *rows]
+    )
 
 
 def _numbers(cell: str) -> dict[str, str]:

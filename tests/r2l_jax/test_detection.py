@@ -115,7 +115,7 @@ def test_half_size_images_have_boxes_in_pixels_of_the_raw_image(config, tmp_path
     ("changes", "message"),
     [
         ({"epochs": 1}, "`epochs` must be 0 for detection, which trains nothing, got 1"),
-        ({"classifier_network": "ResNet18"}, "`epochs=0` needs a trained head: name one with --classifier_network="),
+        ({"classifier_network": "ResNet18"}, "`epochs=0` needs a trained head: name one with `classifier_network="),
         ({"score": "accuracy"}, r"`score` must be one of map, map50.*, got accuracy"),
         ({"annotations": None}, "must have a sub-folder of raw files for each of at least two classes"),
     ],
@@ -128,7 +128,7 @@ def test_what_cannot_be_detected_is_one_line(config, changes, message):
 def test_a_head_that_would_be_trained_cannot_detect(config, tmp_path):
     code = "from flax import nnx\ndef make(classes, rngs):\n    return nnx.Conv(3, classes, (3, 3), rngs=rngs)\n"
     head = custom_code.write(tmp_path / "own.py", code)
-    with pytest.raises(InputError, match=r"own.py:make cannot detect: boxes need a trained detector, a torch.nn"):
+    with pytest.raises(InputError, match=r"own.py:make` cannot detect: boxes need a trained detector, a torch.nn"):
         make_task("detection", ("dim", "bright"), build(NetworkSettings, classifier_network=head)).make_head(
             nnx.Rngs(0)
         )
@@ -155,8 +155,8 @@ def test_files_are_predicted_as_a_table_as_coco_and_as_pictures(config, tmp_path
         "predict.py",
         *run_flags,
         f"--input={config.data.data_dir}",
-        f"`output={tmp_path / 'p.csv'}`",
-        f"`pictures={tmp_path / 'pictures'}`",
+        f"--output={tmp_path / 'p.csv'}",
+        f"--pictures={tmp_path / 'pictures'}",
     )
     assert done.returncode == 0, done.stderr
     rows = [line.split(",") for line in (tmp_path / "p.csv").read_text().splitlines()]
@@ -180,7 +180,7 @@ def test_files_are_predicted_as_a_table_as_coco_and_as_pictures(config, tmp_path
     _, _, x, y = next(each for each in wanted if each[0] == "00.tiff")
     np.testing.assert_array_equal(picture[y : y + 8, x], [[255, 0, 255]] * 8)
     assert not (picture[y + 1 : y + 7, x + 1 : x + 7] == [255, 0, 255]).all(-1).any()
-    again = call("predict.py", *run_flags, f"--input={config.data.data_dir}", f"`output={tmp_path / 'p.csv'}`")
+    again = call("predict.py", *run_flags, f"--input={config.data.data_dir}", f"--output={tmp_path / 'p.csv'}")
     assert again.returncode == 0, again.stderr
 
 
@@ -195,7 +195,7 @@ def test_an_onnx_file_is_measured_without_its_loss(config, tmp_path):
     run_flags = [f"--run={other.run_dir}"]
     done = call("forensics.py", *run_flags, "--analyses=sensitivity")
     assert done.returncode == 1
-    assert "`analyses=sensitivity` needs the gradient of the head" in done.stderr
+    assert "--analyses=sensitivity needs the gradient of the head" in done.stderr
     done = call("evaluate.py", *run_flags, "--against=sensor", "--sensor=underexposure", "--severities=3")
     assert done.returncode == 0, done.stderr
 
@@ -223,7 +223,7 @@ def test_the_monitor_notices_dark_frames_and_offers_no_adaptation(config, run, t
     for number in range(16):
         raw = 0.2 * run.dataset[number][0]
         tifffile.imwrite(tmp_path / f"dark/{number}.tiff", np.round(65535 * raw).astype(np.uint16))
-    flags = [f"--run={config.run_dir}", f"--code={config.code[0]}", f"`input={tmp_path / 'dark'}`"]
+    flags = [f"--run={config.run_dir}", f"--code={config.code[0]}", f"--input={tmp_path / 'dark'}"]
     done = call("monitor.py", *flags)
     assert done.returncode == 2, done.stderr
     assert "--adapt=statistics" not in done.stdout

@@ -202,7 +202,7 @@ class Comparison:
         of_camera = self._mean_slopes(values, *self._reference, order, weights)
         if _is_brighter(values):
             order = np.arange(min(count, len(self._of_new)))
-            of_camera -= self._mean_slopes(values, *self._new, order, np.ones(len(order)), simulation.with_excess)
+            of_camera -= self._mean_slopes(values, *self._new, order, np.ones(len(order)), excess=True)
         of_all = np.concatenate([of_camera, self._of_classes(taken).T @ self._basis], 1)
         return np.concatenate([whiten @ of_all, np.eye(len(values))[len(FITTED) :]])
 
@@ -213,14 +213,14 @@ class Comparison:
         keys: Array,
         order: np.ndarray,
         weights: np.ndarray,
-        *function: Callable,
+        excess: bool = False,
     ) -> np.ndarray:
         """Computes the derivatives of the weighted mean of some raw images' statistics, in parts of one size."""
         numbers, found = jnp.asarray(values[: len(FITTED)], jnp.float32), 0
         for start in range(0, len(order), _AT_ONCE):
             part = np.resize(order[start : start + _AT_ONCE], _AT_ONCE)
             weight = np.append(weights[start : start + _AT_ONCE], np.zeros(_AT_ONCE))[:_AT_ONCE] / weights.sum()
-            found += simulation.slopes(numbers, raws[part], keys[part], np.float32(weight), self.camera, *function)
+            found += simulation.slopes(numbers, raws[part], keys[part], np.float32(weight), self.camera, excess)
         return np.array(found, np.float64)
 
     def _whitening(self, taken: np.ndarray, new: np.ndarray) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Simulates the reference of a monitor in other camera states: its raw images, their statistics, and derivatives."""
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -111,21 +110,21 @@ def _statistics(values: Values, raws: Raws, keys: Array, camera: isp.Camera) -> 
 statistics = jax.jit(_statistics, static_argnames="camera")
 
 
-@jax.jit(static_argnames=("camera", "function"))
+@jax.jit(static_argnames=("camera", "excess"))
 def slopes(
     values: Values,
     raws: Raws,
     keys: Array,
     weights: Float[Array | np.ndarray, " n"],
     camera: isp.Camera,
-    function: Callable[..., Array] = _statistics,
+    excess: bool = False,
 ) -> Float[Array, "k fitted"]:
     """Computes the derivatives of weighted sums of `statistics`, or of those `with_excess`."""
+    function = _with_excess if excess else _statistics
     return jax.jacfwd(lambda each: weights.T @ function(each, raws, keys, camera))(values)
 
 
-@jax.jit(static_argnames="camera")
-def with_excess(values: Values, raws: Raws, keys: Array, camera: isp.Camera) -> Float[Array, "n k"]:
+def _with_excess(values: Values, raws: Raws, keys: Array, camera: isp.Camera) -> Float[Array, "n k"]:
     """Computes the statistics of new raw images with the noise that the reference in this state has in excess.
 
     Noise cannot be removed, so the reference is too noisy where its light grows, see `isp.sensor.re_expose`.
@@ -151,3 +150,6 @@ def with_excess(values: Values, raws: Raws, keys: Array, camera: isp.Camera) -> 
     noisy = isp.sensor.from_light(light + deviation * drawn, camera) + raised
     noisy = jnp.clip(noisy, 0, state.saturation) ** state.gamma
     return mosaic_statistics(jnp.where(linear < WHITE * state.saturation, noisy, raws), camera)
+
+
+with_excess = jax.jit(_with_excess, static_argnames="camera")

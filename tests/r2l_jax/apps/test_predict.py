@@ -141,7 +141,7 @@ def test_models_are_adapted_to_files_that_are_evenly_spaced(run, model, files, t
     assert found.identity == model.adapted(spaced, force=True).identity != model.identity
     assert (unadapted, found.folds[0].adaptation.images) == (None, 8)
     flags = [f"--run={run.run_dir}", f"--output={tmp_path}/few.csv", "--adapt=statistics"]
-    flags.append(f"`input={','.join(map(str, files[:4]))}`")
+    flags.append(f"--input={','.join(map(str, files[:4]))}")
     refused, forced = (call("predict.py", *flags, *more) for more in ([], ["--force"]))
     assert (refused.returncode, forced.returncode) == (1, 0)
     assert "at least 8 images are needed to adapt, got 4" in refused.stderr
@@ -184,7 +184,7 @@ def test_what_cannot_be_written_is_said_before_a_model_is_adapted(run, files, tm
     for changed, message in [
         (f"--output={tmp_path}/foreign.csv", "foreign.csv holds rows that are not predictions of these files: choose"),
         (f"--output={files[0]}/p.csv", "cannot write to this folder"),
-        (f"--masks={tmp_path}/masks", "`masks` is only for models that predict masks"),
+        (f"--masks={tmp_path}/masks", "--masks is only for models that predict masks"),
     ]:
         done = call("predict.py", *adapting, *given, changed)
         assert done.returncode == 1
@@ -332,8 +332,8 @@ def test_masks_are_needed_or_refused_before_a_model_is_loaded(run, segmenter, tm
     (tmp_path / "frame.tif").touch()
     given = [f"--input={tmp_path}/frame.tif", f"--output={tmp_path}/p.csv"]
     for trained, more, message in (
-        (run, [f"--masks={tmp_path}/masks"], "`masks` is only for models that predict masks"),
-        (segmenter, [], "`masks` is needed for models that predict masks"),
+        (run, [f"--masks={tmp_path}/masks"], "--masks is only for models that predict masks"),
+        (segmenter, [], "--masks is needed for models that predict masks"),
     ):
         done = call("predict.py", f"--run={trained.run_dir}", *given, *more)
         assert (done.returncode, done.stderr) == (1, f"predict.py: error: {message}\n")

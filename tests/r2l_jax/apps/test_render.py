@@ -253,7 +253,7 @@ def test_a_run_renders_as_it_has_learned(one_epoch, model, tmp_path):
     tifffile.imwrite(file, np.random.default_rng(0).integers(4096, 65536, (48, 40)).astype(np.uint16))
 
     def rendered(name, *flags):
-        flags = (f"--input={file}", f"`output={tmp_path / name}`", f"--run={one_epoch.run_dir}", *flags)
+        flags = (f"--input={file}", f"--output={tmp_path / name}", f"--run={one_epoch.run_dir}", *flags)
         done = programs.call("process.py", *flags)
         assert done.stdout == f"{one_epoch.run_dir}: the best checkpoint\n1 rendered, 0 failed\n", done.stderr
         return tifffile.imread(tmp_path / name / "noise.tiff") / 65535, result.read(tmp_path / name).metadata

@@ -44,7 +44,7 @@ def named(drift):
 def compiled_as_users_do():
     """A fit evaluates its functions many times, which takes longer than optimizing them."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, static in (("statistics", ()), ("slopes", ("function",)), ("with_excess", ())):
+        for name, static in (("statistics", ()), ("slopes", ("excess",)), ("with_excess", ())):
             function = getattr(simulation, name).__wrapped__
             patch.setattr(simulation, name, optimized.optimized(function, static_argnames=("camera", *static)))
         yield

@@ -78,7 +78,7 @@ def test_groups_are_stated_and_too_few_of_them_refused(settings, monkeypatch):
             assert "these 20 validation samples of 10 groups with" in envelope.run(wanted).metadata["verdict"][0]
             continue
         assert stats.t.isf(0.04, 7) ** 2 / 8 > 0.5 > stats.t.isf(0.04, 8) ** 2 / 9
-        with pytest.raises(InputError, match=r"=50 takes at least 9 groups, .* 4 validation groups show a loss of at"):
+        with pytest.raises(InputError, match=r"=50` takes at least 9 groups, .* 4 validation groups show a loss of at"):
             envelope.run(wanted)
 
 
