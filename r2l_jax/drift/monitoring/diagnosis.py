@@ -87,7 +87,9 @@ class DriftEstimate(NamedTuple):
     evidence: float
 
     def __str__(self) -> str:
-        return f"{self.name} {self.value:.3g} {self.unit} ({self.low:.3g} to {self.high:.3g})"
+        # Three digits, without an exponent below a million.
+        value, low, high = (f"{float(f'{each:.3g}'):g}" for each in (self.value, self.low, self.high))
+        return f"{self.name} {value} {self.unit} ({low} to {high})"
 
 
 def state_of(diagnosis: Iterable[DriftEstimate]) -> isp.CameraState:

@@ -196,7 +196,7 @@ class Monitor:
             notes.append(f"outputs are not tested: {task.title} predicts no probabilities of classes")
         if alarms:
             verdict = f"drift in {len(alarms)} of {len(self.windows)} windows, p = {p_value:.2g}"
-            verdict += f"; diagnosis: {', '.join(map(str, found.diagnosis[:2]))}" if found.diagnosis else ""
+            verdict += f"; diagnosis: {', '.join(map(str, found.diagnosis))}" if found.diagnosis else ""
             if found.expected is not None:
                 verdict += "; expected {} {:.3f} ({:.3f} to {:.3f})".format(score, *found.expected)
             if self._tolerance is not None:

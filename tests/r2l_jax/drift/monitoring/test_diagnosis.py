@@ -10,7 +10,7 @@ import smears
 import isp
 from isp.sensor_drift import QUANTITIES
 from r2l_jax.drift.monitoring import diagnosis, simulation, sites
-from r2l_jax.drift.monitoring.diagnosis import diagnose, state_of
+from r2l_jax.drift.monitoring.diagnosis import DriftEstimate, diagnose, state_of
 from r2l_jax.drift.monitoring.simulation import taken
 
 REFERENCE, NEW = 256, 64
@@ -220,3 +220,10 @@ def test_two_of_three_draws_are_right(pool, drift):
 @pytest.mark.slow
 def test_two_of_three_draws_without_a_drift_have_no_drift_type(pool):
     assert sum(not found(pool, 200 + seed, {})[0] for seed in range(3)) >= 2
+
+
+def test_an_estimate_is_written_in_three_digits():
+    sites = DriftEstimate("dead_sites", 2197.3, 1000.2, 4171.0, "sites per million", 3.0)
+    assert str(sites) == "dead_sites 2200 sites per million (1000 to 4170)"
+    light = DriftEstimate("exposure", -0.7041, -0.7153, -0.69, "stops", 3.0)
+    assert str(light) == "exposure -0.704 stops (-0.715 to -0.69)"
