@@ -16,6 +16,9 @@ class InputError(ValueError):
     Messages name arguments as in Python, such as `epochs` or `lr=-1` in backquotes, see `spelled`.
     """
 
+    def __str__(self) -> str:
+        return spelled(super().__str__())
+
 
 _names_flags = False
 

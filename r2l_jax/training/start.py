@@ -15,7 +15,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import published
 from r2l_jax.devices.hosts import is_first
 from r2l_jax.devices.placement import each_on_devices, shardings, to_devices
-from r2l_jax.errors import InputError, warn
+from r2l_jax.errors import InputError, spelled, warn
 from r2l_jax.model.build import Architecture, Statistics, unknown_statistics
 from r2l_jax.model.pretrained import load_weights
 from r2l_jax.model.processors import Processor
@@ -89,7 +89,7 @@ def provide(model: nnx.State, config: TrainConfig, architecture: Architecture, f
         stored = stored_arrays(fold_folder(uri, fold, where), shardings().everywhere, "best", where)
         fresh = restore(model, stored, parts, where, (ADDITIVE_LAYER,), task.class_layers)
         if fresh and is_first():
-            print(f"{where} has different classes: layer {', '.join(fresh)} of the head keeps random weights")
+            print(f"{spelled(where)} has different classes: layer {', '.join(fresh)} of the head keeps random weights")
     if config.model.classifier_pretrained:
         head = nnx.eval_shape(lambda: task.make_head(nnx.Rngs(0)))
         nnx.update(head, model["head"])

@@ -67,6 +67,7 @@ def test_rooms_below_the_programs_know_no_flag():
 def test_a_program_names_flags_in_errors_and_warnings(capsys, message, expected):
     def main():
         warn(message)
+        assert str(InputError(message)) == expected
         raise InputError(message)
 
     assert spelled(message) == message

@@ -17,7 +17,7 @@ from r2l_jax.apps.report import pictures, tables
 from r2l_jax.apps.report.document import Block, Code, Details, Figures, Findings, Picture, Plot, Section
 from r2l_jax.apps.report.runs import Numbers, RunRecord, differing_flags, read_runs, read_together
 from r2l_jax.cli.commands import command
-from r2l_jax.errors import InputError
+from r2l_jax.errors import InputError, spelled
 from r2l_jax.results.files import clear_parts, replacing
 from r2l_jax.results.result import SCORE, Cell, Column, Result, Table, points
 
@@ -108,7 +108,7 @@ def blocks_of(result: Result) -> list[Block]:
         shown.append(Plot(file.with_suffix(".svg"), caption) if is_plot else Picture(file, caption))
     plots, others = ([each for each in shown if isinstance(each, kind)] for kind in (Plot, Picture))
     blocks: list[Block] = [Figures(plots), *result.tables.values(), Figures(others)]
-    return [block for block in blocks if block != Figures([])] + [*result.metadata.get("notes", ())]
+    return [block for block in blocks if block != Figures([])] + [*map(spelled, result.metadata.get("notes", ()))]
 
 
 def _sections(runs: Sequence[RunRecord]) -> list[Section]:
