@@ -52,6 +52,6 @@ def test_predict_scores_files_in_folders_of_classes(one_epoch, cells, tmp_path, 
 def test_predict_refuses_folders_that_are_no_classes_before_it_predicts(one_epoch, cells, tmp_path):
     (cells / "LYT").rename(cells / "Lymphs")
     done = predict(one_epoch, tmp_path, cells / "EOS", cells / "Lymphs")
-    expected = f"`labels=folder`: {cells}/Lymphs is not named after a class of the model (BAS, EOS, LYT, MON, NGS)"
+    expected = f"--labels=folder: {cells}/Lymphs is not named after a class of the model (BAS, EOS, LYT, MON, NGS)"
     assert expected in done.stderr
     assert (done.returncode, done.stderr.count("\n"), (tmp_path / "p.csv").exists()) == (1, 1, False)

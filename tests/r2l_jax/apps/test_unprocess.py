@@ -116,7 +116,7 @@ def test_noise_is_the_cameras_unless_a_flag_says_otherwise(source, tmp_path):
     done = programs.call("unprocess.py", f"--input={source}", f"--output={tmp_path}/flags", "--camera=drone", *flags)
     assert re.match(r"4 written, 0 failed; [0-9.]+% of the sites are saturated, and ", done.stdout), done.stderr
     said = "added the noise of a full well of 200 electrons, read noise of 0 electrons and 4 bits; "
-    assert done.stdout.endswith(f"{said}without noise: `full_well=1e9` `read_noise=0` `bits=16`\n")
+    assert done.stdout.endswith(f"{said}without noise: --full_well=1e9 --read_noise=0 --bits=16\n")
     quiet = ["--full_well=1e9", "--read_noise=0", "--bits=16", "--exposure=0.9"]
     done = programs.call("unprocess.py", f"--input={source}", f"--output={tmp_path}/quiet", "--camera=drone", *quiet)
     raw = tifffile.imread(tmp_path / "quiet/cats/1.tiff")

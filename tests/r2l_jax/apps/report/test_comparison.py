@@ -22,11 +22,11 @@ def test_the_table_has_scores_and_settings_that_differ(tmp_path):
     text = comparison_table(runs)
     assert text.splitlines()[0].split() == ["first", "second"]
     found = rows(text)
-    assert found["--lr"] == ["0.001", "0.5"]
-    assert found["--processing_mode"] == ["parametrized", "static"]
-    assert found["--auto"] == ["none", "exposure"]
-    assert "--run_name" not in found
-    assert "--epochs" not in found
+    assert found["lr"] == ["0.001", "0.5"]
+    assert found["processing_mode"] == ["parametrized", "static"]
+    assert found["auto"] == ["none", "exposure"]
+    assert "run_name" not in found
+    assert "epochs" not in found
     (line,) = [line for line in text.splitlines() if line.startswith("best accuracy")]
     of_first, of_second = ([100 * fold.numbers.best for fold in run.folds] for run in runs)
     assert line.split()[2:] == [f"{of_first[0]:.1f}", f"{np.mean(of_second):.1f}", f"±{np.std(of_second):.1f}"]
@@ -61,7 +61,7 @@ def outcomes(tmp_path):
 def test_every_two_runs_of_the_same_samples_have_a_paired_difference(outcomes, tmp_path):
     runs = read_runs([str(tmp_path / name) for name in "abgh"])
     found = rows(comparison_table(runs))
-    assert (found["members"], found["--seed"]) == (["1", "1", "2", "2"], ["1", "1", "-", "-"])
+    assert (found["members"], found["seed"]) == (["1", "1", "2", "2"], ["1", "1", "-", "-"])
     lines = differences_table(runs).splitlines()
     assert lines[0] == "Differences in accuracy on clean images, with 95% confidence intervals"
     of = {name: np.stack([each for run, each in outcomes.items() if run.startswith(name)]) for name in "abgh"}

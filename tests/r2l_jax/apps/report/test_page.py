@@ -108,8 +108,8 @@ def test_several_runs_have_sections_of_their_own_and_their_evaluation_together(t
     start = ["first, second", "Verdict", "first", "second", "Evaluation", "Together", "Drift, first"]
     assert read.headings[:7] == start
     assert read.headings[-3:] == ["How to reproduce", "first", "second"]
-    assert read.value("Settings in which the runs differ", "--lr", "second") == 0.5
-    assert read.value("Settings in which the runs differ", "--epochs", "first") == 2
+    assert read.value("Settings in which the runs differ", "lr", "second") == 0.5
+    assert read.value("Settings in which the runs differ", "epochs", "first") == 2
     assert "Second loses." in read.texts
 
 
