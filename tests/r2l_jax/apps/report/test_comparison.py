@@ -26,7 +26,7 @@ def test_the_table_has_scores_and_settings_that_differ(tmp_path):
     assert found["processing_mode"] == ["parametrized", "static"]
     assert found["auto"] == ["none", "exposure"]
     assert "run_name" not in found
-    assert "epochs" not in found
+    assert "batch_size" not in found
     (line,) = [line for line in text.splitlines() if line.startswith("best accuracy")]
     of_first, of_second = ([100 * fold.numbers.best for fold in run.folds] for run in runs)
     assert line.split()[2:] == [f"{of_first[0]:.1f}", f"{np.mean(of_second):.1f}", f"±{np.std(of_second):.1f}"]

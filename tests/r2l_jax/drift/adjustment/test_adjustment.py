@@ -294,7 +294,7 @@ def test_a_folder_of_classes_is_other_data_of_an_embedded_set(config, tmp_path, 
     scaled, black = under.dataset.samples(np.arange(12))[0], brightness.CAMERA.black_level[0]
     tile = np.tile([[1.5, 1], [1, 0.5]], (4, 4))
     np.testing.assert_allclose(scaled, (black + (raws - black) * tile).clip(0, 1), atol=1e-6)
-    said = "warning: --drifted_camera: the stated color_matrix cannot be converted; the run's values are used\n"
+    said = "warning: `drifted_camera`: the stated color_matrix cannot be converted; the run's values are used\n"
     assert capsys.readouterr().err == said
     (tmp_path / "mine/bright").rename(tmp_path / "mine/brilliant")
     with pytest.raises(InputError, match="must have the classes bright, dark, got brilliant, dark"):
