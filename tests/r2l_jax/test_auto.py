@@ -118,7 +118,8 @@ def test_another_pipeline_meters_as_each_model_does(fold, tmp_path):
 
 
 def test_an_adapted_model_of_another_pipeline_meters_as_before(fold, tmp_path):
-    model, unset = fold.model, dataclasses.replace(fold, config=replace(fold.config, auto=()))
+    model = fold.model
+    unset = dataclasses.replace(fold, config=replace(fold.config, auto=()), load_model=lambda _: model)
     other = find_pipeline(OTHER)
     processor = other.metered_as(model.processor)(fold.dataset.camera)
     adapted = type(model)(processor, model.normalizer, model.head)
@@ -135,5 +136,5 @@ def test_a_rendering_exposes_gray_cards_to_18_percent():
     # Pictures of other settings are not mixed in one folder.
     assert find_pipeline("parametrized").metered(("exposure",)) != find_pipeline("parametrized")
     assert find_pipeline("parametrized").metered(())(camera).stage_names[0] == "demosaic"
-    with pytest.raises(InputError, match="`run=runs/a` sets the processing: leave `auto` out"):
+    with pytest.raises(InputError, match="--run=runs/a sets the processing: leave --auto out"):
         RenderConfig(input=("a",), output="b", run="runs/a", auto=BOTH)

@@ -66,7 +66,7 @@ def test_help_shows_at_most_twenty_flags():
 
 def test_the_help_of_training_says_how_frames_are_cut():
     text = flags.help_text(flags.settings_of(importlib.import_module("r2l_jax.programs.train").main), "")
-    assert "`tile_size`: for Folder: side of the square tiles that frames with masks are cut into" in " ".join(
+    assert "--tile_size: for Folder: side of the square tiles that frames with masks are cut into" in " ".join(
         text.split()
     )
 

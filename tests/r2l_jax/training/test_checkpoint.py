@@ -61,7 +61,7 @@ def test_the_best_and_the_last_checkpoint_are_kept(tmp_path, scores, expected):
 
 def test_a_run_goes_on_with_the_best_of_earlier_calls_from_within_an_epoch(tmp_path):
     train(tmp_path / "first", [], stops_at=5)
-    with pytest.raises(InputError, match=r"`run=.*first` has no best checkpoint"):
+    with pytest.raises(InputError, match=r"--run=.*first has no best checkpoint"):
         best(tmp_path / "first")
     checkpoints = train(tmp_path, [0.9, 0.7], stops_at=25)
     assert (steps(checkpoints), best(tmp_path)) == ([10, 25], 10)

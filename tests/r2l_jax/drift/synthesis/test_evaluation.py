@@ -312,7 +312,7 @@ def test_settings_that_are_wrong_are_named(change, message):
 
 
 def test_runs_that_do_not_go_together_are_named(settings, runs):
-    with pytest.raises(InputError, match=r"`run=first`/ is given twice"):
+    with pytest.raises(InputError, match=r"`run=first/` is given twice"):
         evaluation.run(dataclasses.replace(settings, run=("first", "first/")))
     others = dataclasses.replace(DATASET, names=DATASET.names[::-1])
     runs["second"] = [brightness.fold(others, range(8), range(8, 16))]
