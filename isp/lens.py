@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from isp import cfa, demosaic
-from isp._kernels import blur, xla
+from isp._kernels import blur, noise, xla
 from isp.camera import Camera
 from isp.sensor import from_light, site_light
 
@@ -22,7 +22,7 @@ def through(
     defocus: Array | None = None,
     motion: Array | None = None,
     chromatic_aberration: Array | None = None,
-) -> tuple[Array, Array | float]:
+) -> tuple[Array, Array | float, Array | None]:
     """Moves and blurs the light of raw images, in the units of `isp.CameraState`; None changes nothing.
 
     Each site is computed from those at the same place of other tiles, so that nothing is interpolated. Tiles of more
@@ -30,17 +30,18 @@ def through(
 
     Args:
         raw: Raw images `(..., H, W)` in at least 32 bits.
-        key: Draws the direction of the motion of each image.
+        key: Draws the direction of the motion of each image, and noise.
         camera: The camera that took them.
         defocus: The standard deviation of a Gaussian blur.
         motion: The length of a motion blur, at most `LONGEST_MOTION`.
         chromatic_aberration: How far red moves outward, and blue inward, in the corners.
 
     Returns:
-        The raw images, and the share of their noise variance that remains, see `isp.sensor.re_expose`.
+        The raw images; the share of their noise variance that remains; and noise of variance 1 with the spectrum of
+        what defocus has taken from it, or None with motion, see `isp.sensor.re_expose`.
     """
     if defocus is None and motion is None and chromatic_aberration is None:
-        return raw, 1.0
+        return raw, 1.0, None
     period = _period(camera)
     variance = jnp.square(jnp.zeros((), raw.dtype) if defocus is None else defocus) / period**2
     steps, taps = jnp.zeros((*raw.shape[:-2], 2), int), jnp.ones((*raw.shape[:-2], 1), raw.dtype)
@@ -64,7 +65,15 @@ def through(
         planes = blur.moved(planes, steps, taps) if motion is not None else planes
         return from_light(_mosaic(planes, camera), camera)
 
-    return changed(raw, variance if chromatic_aberration is None else chromatic_aberration, variance, steps, taps), kept
+    result = changed(raw, variance if chromatic_aberration is None else chromatic_aberration, variance, steps, taps)
+    if defocus is None or motion is not None:
+        return result, kept, None
+    *batch, height, width = raw.shape
+    shape = (*batch, period**2, height // period, width // period)
+    white = xla.apart(lambda key: noise.normal(key, shape).astype(raw.dtype))(jax.random.fold_in(key, 1))
+    # Without defocus, no noise is lost.
+    scale = jax.lax.rsqrt(jnp.maximum(1 - kept, 1e-9))
+    return result, kept, scale * xla.apart(lambda lost: _tiled(lost, period))(blur.lost_noise(white, variance))
 
 
 def _with_lateral_color(planes: Array, pixels: Array, shape: tuple[int, ...], camera: Camera) -> Array:
@@ -108,10 +117,14 @@ def _planes(light: Array, camera: Camera) -> Array:
 
 def _mosaic(planes: Array, camera: Camera) -> Array:
     """Puts the sites of planes in their places; undoes `_planes`."""
-    *batch, _, height, width = planes.shape
     period = _period(camera)
     if period < len(cfa.tile(camera.pattern)):
         return cfa.mosaic(jnp.moveaxis(planes, -3, -1), camera.pattern)
+    return _tiled(planes, period)
+
+
+def _tiled(planes: Array, period: int) -> Array:
+    *batch, _, height, width = planes.shape
     planes = planes.reshape(*batch, period, period, height, width)
     return jnp.moveaxis(planes, (-4, -3), (-3, -1)).reshape(*batch, period * height, period * width)
 

@@ -129,6 +129,7 @@ def re_expose(
     read_noise: Float[Array, ""] | float = 1.0,
     gain: Float[Array, ""] | float = 1.0,
     kept: Float[Array, "..."] | float = 1.0,
+    lost: Float[Array, "..."] | None = None,
 ) -> Float[Array, "*batch height width"]:
     """Exposes the scene of a noisy raw image again, with other light, a noisier read-out or a higher gain.
 
@@ -148,6 +149,8 @@ def re_expose(
         gain: Divides the light and multiplies what is read of it, at least 1.
         kept: The share of its noise variance that the raw image still has, below 1 after smoothing. Its shape
             broadcasts to the raw image's.
+        lost: Noise of variance 1 with the spectrum that smoothing has taken from independent noise, so that the noise
+            of neighbors becomes independent again. If None, independent noise replaces it.
 
     Returns:
         The raw image `(..., H, W)`, clipped to [0, 1]. It is not rounded to the steps of a converter.
@@ -159,16 +162,28 @@ def re_expose(
     mean = factor * jax.lax.stop_gradient(jnp.maximum(signal, 0)) * full_well
     lacking = jnp.maximum(1 - kept * factor, 0)
     variance = electrons**2 * jnp.maximum(jnp.square(read_noise) - kept * factor**2, 0)
-    photons = 0.0
-    if electrons < _FEW_ELECTRONS:
-        photon_key, key = jax.random.split(key)
-        photons = jax.lax.stop_gradient((poisson(mean, photon_key) - mean) * jnp.sqrt(lacking))
-    else:
-        variance += lacking * mean
-    # The square root has no finite slope at 0, where a camera lacks no noise.
-    deviation = jnp.where(variance > 0, jnp.sqrt(jnp.maximum(variance, _LEAST_VARIANCE)), 0)
-    noise = photons + deviation * normal(key, exact.shape)
+    noise = 0.0
+    if lost is not None:
+        # Smoothing took it from the noise of the raw image, which is scaled with its light.
+        taken = jnp.minimum((1 - kept) * factor * (mean + electrons**2 * factor), variance + lacking * mean)
+        noise = _root(taken) * lost
+        left = variance + lacking * mean - taken
+        lacking = jnp.maximum(1 - factor, 0)
+        variance = jnp.maximum(left - lacking * mean, 0)
+    # Smoothing alone takes nothing else.
+    if lost is None or not all(isinstance(each, float) and each == 1 for each in (light, read_noise, gain)):
+        if electrons < _FEW_ELECTRONS:
+            photon_key, key = jax.random.split(key)
+            noise += jax.lax.stop_gradient((poisson(mean, photon_key) - mean) * jnp.sqrt(lacking))
+        else:
+            variance += lacking * mean
+        noise += _root(variance) * normal(key, exact.shape)
     return jnp.clip(from_light(gain * (factor * signal + noise / full_well), camera), 0, 1).astype(raw.dtype)
+
+
+def _root(variance: Array) -> Array:
+    """Computes a square root with a finite slope at 0, where a camera lacks no noise."""
+    return jnp.where(variance > 0, jnp.sqrt(jnp.maximum(variance, _LEAST_VARIANCE)), 0)
 
 
 def _in_32_bits(sites: Float[Array, "..."]) -> Float[Array, "..."]:

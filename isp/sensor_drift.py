@@ -311,16 +311,17 @@ def _apply(raw: Mosaic, key: PRNGKeyArray, sensor_key: PRNGKeyArray, state: Came
     motion_key, flicker_key, noise_key, row_key = jax.random.split(key, 4)
     column_key, site_key = jax.random.split(jax.random.fold_in(sensor_key, 1))
     of_lens = {name: given[name] for name in ("defocus", "motion", "chromatic_aberration") if name in given}
-    result, kept = lens.through(exact, motion_key, camera=camera, **of_lens)
+    result, kept, lost = lens.through(exact, motion_key, camera=camera, **of_lens)
     if not given.keys().isdisjoint(_EXPOSED):
         result = re_expose(
             result,
             noise_key,
             camera=camera,
-            light=_light_factors(exact, flicker_key, given, camera),
+            light=1.0 if given.keys().isdisjoint(_LIGHT) else _light_factors(exact, flicker_key, given, camera),
             read_noise=given.get("read_noise", 1.0),
             gain=given.get("photon_noise", 1.0),
             kept=kept,
+            lost=lost,
         )
     if not given.keys().isdisjoint(("row_noise", "column_noise")):
         rows = given.get("row_noise", 0.0) * noise.normal(row_key, (*raw.shape[:-1], 1))

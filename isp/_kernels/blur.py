@@ -5,6 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from isp._kernels import xla
+
+# Below this share of its variance, a function of the cosine transform lacks no noise.
+_LEAST = 1e-12
+
 
 def smoothed(planes: Array, variance: Array) -> Array:
     """Smooths planes with a discrete Gaussian of exactly this variance; borders are reflected."""
@@ -14,12 +19,42 @@ def smoothed(planes: Array, variance: Array) -> Array:
 
 def _heat_kernel(side: int, variance: Array, dtype: jnp.dtype) -> Array:
     """Computes the matrix of the discrete Gaussian: T. Lindeberg, "Scale-space for discrete signals", PAMI (1990)."""
+    cosines = _cosines(side, dtype)
+    decay = jnp.exp(-variance * _rates(side, dtype)[:, None])
+    return jnp.matmul(cosines.T, decay * cosines, precision="highest")
+
+
+def _cosines(side: int, dtype: jnp.dtype) -> Array:
+    """Returns the matrix of the orthonormal cosine transform, whose functions a reflected Gaussian only scales."""
     frequencies, places = np.arange(side)[:, None], np.arange(side) + 0.5
     cosines = np.cos(np.pi * frequencies * places / side) * np.sqrt(2 / side)
     cosines[0] /= np.sqrt(2)
-    cosines = jnp.asarray(cosines, dtype)
-    decay = jnp.exp(-variance * jnp.asarray(1 - np.cos(np.pi * frequencies / side), dtype))
-    return jnp.matmul(cosines.T, decay * cosines, precision="highest")
+    return jnp.asarray(cosines, dtype)
+
+
+def _rates(side: int, dtype: jnp.dtype) -> Array:
+    """Returns the rates at which a growing variance dampens the functions of `_cosines`."""
+    return jnp.asarray(1 - np.cos(np.pi * np.arange(side) / side), dtype)
+
+
+def lost_noise(white: Array, variance: Array) -> Array:
+    """Turns independent normal numbers into noise that makes smoothed independent noise independent again.
+
+    Smoothing by K leaves noise with the covariance K K'. This noise has the covariance I - K K', so both together have
+    I, up to the border. `white` is taken as the noise's cosine transform, which has independent numbers as well.
+    """
+    rows, columns = (_rates(side, white.dtype) for side in white.shape[-2:])
+
+    # A separate unit: fused with the noise, it would be computed for each site.
+    @xla.apart
+    def amplitude(variance: Array) -> Array:
+        share = -jnp.expm1(-2 * variance * (rows[:, None] + columns))
+        # A root has no finite slope at 0.
+        return jnp.where(share > _LEAST, jnp.sqrt(jnp.maximum(share, _LEAST)), 0)
+
+    scaled = white * amplitude(variance)
+    down, along = (_cosines(side, white.dtype) for side in white.shape[-2:])
+    return jnp.matmul(jnp.matmul(down.T, scaled, precision="highest"), along, precision="highest")
 
 
 def moved(planes: Array, steps: Array, taps: Array) -> Array:
