@@ -1,13 +1,14 @@
 """Messages name arguments in Python and flags in programs, and rooms below the programs know no flag."""
 
 import ast
+import importlib
 import pathlib
 import re
 
 import pytest
 
 import r2l_jax
-from r2l_jax.cli import stop
+from r2l_jax.cli import flags, stop
 from r2l_jax.errors import InputError, spelled, warn
 
 SOURCES = pathlib.Path(r2l_jax.__file__).parent
@@ -50,6 +51,20 @@ def test_rooms_below_the_programs_know_no_flag():
         if re.search(r"(?<![\w-])--[a-z]\w*|--$", text.value) and text.value not in ("--", "C0--")
     ]
     assert found == []
+
+
+def test_what_messages_name_as_an_argument_is_a_flag_of_a_program():
+    programs = (SOURCES / "programs").glob("[a-z]*.py")
+    mains = [importlib.import_module(f"r2l_jax.programs.{file.stem}").main for file in programs]
+    known = {leaf.name for main in mains for leaf in flags.leaves(flags.settings_of(main))}
+    named = {
+        (name, path.name)
+        for path in SOURCES.rglob("*.py")
+        for text in texts(path)
+        for name in re.findall(r"`([a-z]\w*)(?:=[^`]*)?`", text.value)
+    }
+    assert len(named) > 100
+    assert {each for each in named if each[0] not in known} == set()
 
 
 @pytest.mark.parametrize(

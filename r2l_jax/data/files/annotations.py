@@ -141,9 +141,9 @@ def read_boxes(
         numbers = {category.id: number for number, category in enumerate(categories)}
         for each in coco.annotations:
             if each.image_id not in rows:
-                raise InputError(f"annotation {each.id} has the image {each.image_id}, which `images` lacks")
+                raise InputError(f'annotation {each.id} has the image {each.image_id}, which "images" lacks')
             if each.category_id not in numbers:
-                raise InputError(f"annotation {each.id} has the category {each.category_id}, which `categories` lacks")
+                raise InputError(f'annotation {each.id} has the category {each.category_id}, which "categories" lacks')
             x, y, wide, high = each.bbox
             inside = min(x, y) >= -_OUTSIDE and x + wide <= width + _OUTSIDE and y + high <= height + _OUTSIDE
             if not (inside and min(wide, high) > 0):
@@ -163,7 +163,7 @@ def read_boxes(
 def _check_once(kind: str, key: str, values: Iterable[Any]) -> None:
     for value, times in Counter(values).most_common(1):
         if times > 1:
-            raise InputError(f"`{kind}` must have each {key} once, got {value!r} {times} times")
+            raise InputError(f'"{kind}" must have each {key} once, got {value!r} {times} times')
 
 
 def _frames_of(images: Sequence[_Image], root: pathlib.Path, raw_files: Iterable[pathlib.Path]) -> list[pathlib.Path]:

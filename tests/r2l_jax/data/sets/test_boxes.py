@@ -116,13 +116,13 @@ def test_groups_stay_together(frames):
 
 
 WRONG = {
-    "annotation 2 has the image 11, which `images` lacks": lambda coco: coco["annotations"][1].update(image_id=11),
-    "annotation 1 has the category 8, which `cat": lambda coco: coco["annotations"][0].update(category_id=8),
-    "`images` must have each id once, got 30 2 times": lambda coco: coco["images"][1].update(id=30),
-    "`annotations` must have each id once, got 1 2 times": lambda coco: coco["annotations"][1].update(id=1),
-    "`categories` must have each id once, got 7 2 times": lambda coco: coco["categories"][1].update(id=7),
-    "`categories` must have each name once, got 'nut'": lambda coco: coco["categories"][1].update(name="nut"),
-    "`images` must have each file_name once": lambda coco: coco["images"][1].update(file_name="c.png"),
+    'annotation 2 has the image 11, which "images" lacks': lambda coco: coco["annotations"][1].update(image_id=11),
+    'annotation 1 has the category 8, which "cat': lambda coco: coco["annotations"][0].update(category_id=8),
+    '"images" must have each id once, got 30 2 times': lambda coco: coco["images"][1].update(id=30),
+    '"annotations" must have each id once, got 1 2 times': lambda coco: coco["annotations"][1].update(id=1),
+    '"categories" must have each id once, got 7 2 times': lambda coco: coco["categories"][1].update(id=7),
+    "\"categories\" must have each name once, got 'nut'": lambda coco: coco["categories"][1].update(name="nut"),
+    '"images" must have each file_name once': lambda coco: coco["images"][1].update(file_name="c.png"),
     "image 30, d.jpg, has no raw file of this name": lambda coco: coco["images"][0].update(file_name="d.jpg"),
     "image 20, .*, has the width 640, but its raw file 64": lambda coco: coco["images"][2].update(width=640),
     r"frame of 48x64, got \[60, 6, 10, 20\] for annotation 1": lambda c: c["annotations"][0].update(
