@@ -10,7 +10,7 @@ import smears
 import isp
 from isp.sensor_drift import QUANTITIES
 from r2l_jax.drift.monitoring import diagnosis, simulation, sites
-from r2l_jax.drift.monitoring.diagnosis import DriftEstimate, diagnose, state_of
+from r2l_jax.drift.monitoring.diagnosis import Comparison, DriftEstimate, diagnose, state_of
 from r2l_jax.drift.monitoring.simulation import taken
 
 REFERENCE, NEW = 256, 64
@@ -227,3 +227,19 @@ def test_an_estimate_is_written_in_three_digits():
     assert str(sites) == "dead_sites 2200 sites per million (1000 to 4170)"
     light = DriftEstimate("exposure", -0.7041, -0.7153, -0.69, "stops", 3.0)
     assert str(light) == "exposure -0.704 stops (-0.715 to -0.69)"
+
+
+def test_derivatives_include_the_noise_that_new_images_get_under_brighter_light(pool):
+    reference, labels, new, _ = drawn(pool, 0, {"exposure": 0.5}, known=32, new=32)
+    comparison = Comparison(reference, labels, None, new, smears.CAMERA, 0)
+    place, step = simulation.FITTED.index("photon_noise"), 0.02
+    values = np.append(
+        simulation.numbers(isp.CameraState(exposure=0.4, photon_noise=1.2)), np.zeros(len(smears.CLASSES) - 1)
+    )
+    spread = comparison._of_new.std(0)
+    whiten = np.diag(np.where(spread > 1e-6, 1 / np.maximum(spread, 1e-6), 0))
+    found = comparison._slopes(values, whiten, comparison._seen(values)[0], 32)[:, place]
+    moved = [values + change * np.eye(len(values))[place] for change in (step, -step)]
+    above, below = (comparison._rest(each, whiten, *comparison._seen(each)) for each in moved)
+    expected = (below - above) / (2 * step)
+    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)

@@ -30,6 +30,11 @@ def light(**amounts):
     return np.asarray(isp.sensor.site_light(taken(MOSAICS, state, CAMERA), CAMERA), np.float64)
 
 
+def test_values_of_a_fit_have_finite_limits():
+    assert np.isfinite(simulation.HIGH).all()
+    assert (simulation.HIGH >= simulation.NEUTRAL).all()
+
+
 def test_no_state_and_no_less_noise_change_nothing():
     np.testing.assert_allclose(taken(MOSAICS, isp.CameraState(), CAMERA), MOSAICS, atol=1e-7)
     # Noise cannot be taken away.
