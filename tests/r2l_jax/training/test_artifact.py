@@ -164,6 +164,14 @@ def test_statistics_of_clean_images_that_were_not_stored_are_missed(augmented, t
         Run(few).adapted(raws, force=True)
 
 
+def test_a_fold_keeps_its_number_in_a_file(one_epoch, tmp_path):
+    shutil.copytree(one_epoch.run_dir / "fold_0", tmp_path / "run/fold_3")
+    (fold,) = load(tmp_path / "run/fold_3")
+    fold.write(tmp_path / "third.safetensors")
+    (read,) = load(tmp_path / "third.safetensors")
+    assert (fold.about.fold, read.about.fold) == (3, 3)
+
+
 def test_a_run_is_adapted_in_python_and_kept_as_a_run(fold, raws, tmp_path):
     run = Run([fold])
     with pytest.raises(InputError, match="cannot be adapted: at least 8 images are needed to adapt, got 4"):
