@@ -14,7 +14,7 @@ from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.dots import LINEAR
 from r2l_jax.drift.forensics.config import ToleranceSettings
-from r2l_jax.drift.measure import Model, Outcomes, Samples, measure
+from r2l_jax.drift.measure import TOGETHER, Model, Samples, measure, ticking
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import Knob, format_value
 from r2l_jax.errors import InputError
@@ -24,9 +24,9 @@ from r2l_jax.training.artifact import Artifact
 
 RESAMPLES = 200
 
-# The number of positions on each side of a knob's default, and the first of them in natural ranges: two percent of a
-# gain.
-_POSITIONS, _FIRST = 16, 0.02
+# The number of positions on each side of a knob's default, the first of them in natural ranges, which is two percent of
+# a gain, and the number between the last position that passes and the first that fails.
+_POSITIONS, _FIRST, _BETWEEN = 5, 0.02, 3
 
 _PERCENTILES = (5, 95)
 
@@ -35,6 +35,18 @@ _CELLS = 4
 
 # Differences of scores below this are rounding.
 _ROUNDING = 1e-6
+
+
+class _Measured(NamedTuple):
+    """What is measured at a point.
+
+    Attributes:
+        scores: the score on all samples, then on each resample of their groups.
+        by_group: a number for each group whose mean is the score.
+    """
+
+    scores: Float[np.ndarray, " resamples"]
+    by_group: Float[np.ndarray, " groups"]
 
 
 class End(NamedTuple):
@@ -66,11 +78,11 @@ def check(fold: Artifact, settings: ToleranceSettings) -> None:
 def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: int) -> Result:
     """Finds the interval of each knob in which the score stays near the default's, with progress bars on stderr.
 
-    Each knob (see `knobs_of`) moves alone to 16 positions on each side of its default, whose distances grow by equal
+    Each knob (see `knobs_of`) moves alone to five positions on each side of its default, whose distances grow by equal
     factors from 0.02 natural ranges to the limit. A position passes if its score is below the default's by at most the
-    tolerance. The interval ends where a straight line between the scores of the first position that fails and of the
-    one before it crosses the tolerance, or at the limit if all positions pass. For a gain, the first is 1.44 times as
-    far from the default as the other.
+    tolerance. Then three more positions divide the gap between the first that fails and the one before it. The interval
+    ends where a straight line between the scores on both sides of the tolerance crosses it, or at the limit if all
+    positions pass. Positions beyond the first one that fails are ignored.
 
     The uncertainty of each end is a bootstrap interval over the groups of samples: the 5th to the 95th percentile of
     the ends of 200 resamples, each compared with its default. An end at the limit counts as the limit.
@@ -86,35 +98,44 @@ def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: 
     tolerance, score, samples = settings.tolerance / 100, fold.task.score.name, Samples.of(fold, batch_size)
     frozen, groups = Frozen(fold.model, fold.task), numbered(samples.dataset.groups_of(samples.indices).tolist())
     knobs, count = frozen.knobs, int(groups.max()) + 1
-    grids = np.array([[_grid(limit) for limit in (knob.low, knob.high)] for knob in knobs.values()])
-    points = [{name: position} for name, grid in zip(knobs, grids, strict=True) for position in grid[:, 1:].ravel()]
-    outcomes = _measured(fold, frozen, [{}, *points], samples, "tolerances")
-    # All samples, then each resample of the groups.
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)[:, groups]
     weights = np.concatenate([np.ones((1, len(groups))), drawn])
-    scores = np.stack([np.asarray(outcomes.scoring(outcomes.at(name), weights)) for name in outcomes.models])
-    floor = scores[0] - tolerance - _ROUNDING
-    ends, places = dict[str, tuple[End, End]](), np.arange(1, len(scores)).reshape(len(knobs), 2, _POSITIONS)
-    for knob, grid, of_knob in zip(knobs.values(), grids, places, strict=True):
-        sides = [
-            _end(outcomes, scores, floor, positions, np.append(0, of_side), tolerance)
-            for positions, of_side in zip(grid, of_knob, strict=True)
-        ]
+
+    def measured(points: Sequence[Mapping[str, float]], title: str) -> list[_Measured]:
+        return _measured(fold, frozen, points, samples, weights, title)
+
+    sides = [(knob.name, limit) for knob in knobs.values() for limit in (knob.low, knob.high)]
+    moves = [(side, position) for side in sides for position in _positions(side[1])]
+    default, *found = measured([{}, *({name: position} for (name, _), position in moves)], "tolerances")
+    floor = default.scores - tolerance - _ROUNDING
+    at = {side: {0.0: default} for side in sides}
+    for (side, position), one in zip(moves, found, strict=True):
+        at[side][position] = one
+    moves = [(side, position) for side in sides for position in _gap(at[side], floor[0])]
+    found = measured([{name: position} for (name, _), position in moves], "tolerances, finer")
+    for (side, position), one in zip(moves, found, strict=True):
+        at[side][position] = one
+    found_ends = [
+        _end(dict(sorted(at[side].items(), key=lambda item: abs(item[0]))), floor, tolerance, len(groups))
+        for side in sides
+    ]
+    ends = dict[str, tuple[End, End]]()
+    for knob, both in zip(knobs.values(), zip(found_ends[::2], found_ends[1::2], strict=True), strict=True):
         # The lower position of a negative gain has the higher value.
-        low, high = sorted(sides, key=lambda end, knob=knob: knob.value(end.position))
+        low, high = sorted(both, key=lambda end, knob=knob: knob.value(end.position))
         ends[knob.name] = low, high
     needed = [end.samples_needed for both in ends.values() for end in both if end.samples_needed is not None]
     samples_needed = max(needed) if needed else None
     moved = {knob.parameter for knob in knobs.values()}
     left_out = {name: frozen.default[name].size for name in frozen.declarations if name not in moved}
     metadata = {
-        "score": float(scores[0, 0]),
+        "score": float(default.scores[0]),
         "tolerance": tolerance,
         "samples": len(samples.indices),
         "samples_needed": samples_needed,
         "tolerated": {name: [knobs[name].value(end.position) for end in both] for name, both in ends.items()},
         "notes": [
-            f"default {score} {scores[0, 0]:.4f}; in parentheses: 5th and 95th percentiles over resamples",
+            f"default {score} {default.scores[0]:.4f}; in parentheses: 5th and 95th percentiles over resamples",
             *(f"not moved: {name}, {size} value{'' if size == 1 else 's'}" for name, size in left_out.items()),
             *too_few(len(samples.indices), tolerance, samples_needed),
             *(["all samples are of one group, so no interval is known, and no failure is shown"] if count < 2 else []),
@@ -126,8 +147,8 @@ def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: 
         name = f"map_{number + 1}" if number else "map"
         axes = {each: _axis(knobs[each], ends[each]) for each in pair}
         cells = [dict(zip(pair, cell, strict=True)) for cell in itertools.product(*axes.values())]
-        mapped = _measured(fold, frozen, cells, samples, name)
-        found = np.reshape([mapped.score(cell) for cell in mapped.models], [len(axis) for axis in axes.values()])
+        scores = [one.scores[0] for one in measured(cells, name)]
+        found = np.reshape(scores, [len(axis) for axis in axes.values()])
         tables[name], figures[name] = _map([knobs[each] for each in pair], axes, found, floor[0], score)
     return Result(metadata, tables, figures)
 
@@ -145,30 +166,49 @@ def _pairs(settings: ToleranceSettings) -> list[tuple[str, ...]]:
     return [settings.map[place : place + 2] for place in range(0, len(settings.map), 2)]
 
 
-def _grid(limit: float) -> Float[np.ndarray, " positions"]:
-    """Returns the default, 0, and the positions of a knob from it to a limit."""
+def _positions(limit: float) -> list[float]:
+    """Returns the positions of a knob from its default to a limit, without the default."""
     first = min(_FIRST / max(abs(limit), _FIRST), 0.5)
-    return limit * np.append(0, np.geomspace(first, 1, _POSITIONS))
+    return (limit * np.geomspace(first, 1, _POSITIONS)).tolist() if limit else []
 
 
 def _measured(
-    fold: Artifact, frozen: Frozen, points: Iterable[Mapping[str, float]], samples: Samples, title: str
-) -> Outcomes:
+    fold: Artifact,
+    frozen: Frozen,
+    points: Sequence[Mapping[str, float]],
+    samples: Samples,
+    weights: Float[np.ndarray, "resamples samples"],
+    title: str,
+) -> list[_Measured]:
     """Measures a model with knobs at each of some points, which give the positions of some knobs by name."""
-    models = {f"{number}": Model(fold.model, frozen.turned(point)) for number, point in enumerate(points)}
-    return measure(models, [CLEAN], samples, title=title)
+    found = []
+    with ticking(title, -(-len(points) // TOGETHER)) as tick:
+        # As many as are computed together, so that memory has the images of no more.
+        for start in range(0, len(points), TOGETHER):
+            turned = (frozen.turned(point) for point in points[start : start + TOGETHER])
+            models = {f"{number}": Model(fold.model, values) for number, values in enumerate(turned)}
+            outcomes = measure(models, [CLEAN], samples)
+            for name in models:
+                scores = np.asarray(outcomes.scoring(outcomes.at(name), weights))
+                found.append(_Measured(scores, outcomes.by_group(name)))
+            tick()
+    return found
 
 
-def _end(
-    outcomes: Outcomes,
-    scores: Float[np.ndarray, "points resamples"],
-    floor: Float[np.ndarray, " resamples"],
-    positions: Float[np.ndarray, " positions"],
-    places: np.ndarray,
-    tolerance: float,
-) -> End:
-    """Computes where the scores at the places of a side's positions cross the least scores that pass."""
-    found = scores[places]
+def _gap(at: Mapping[float, _Measured], floor: float) -> list[float]:
+    """Returns positions between the first that fails and the one before it, if any fails."""
+    positions = [*at]
+    fails = [one.scores[0] < floor for one in at.values()]
+    if not any(fails):
+        return []
+    after = fails.index(True)
+    return np.linspace(positions[after - 1], positions[after], _BETWEEN + 2)[1:-1].tolist()
+
+
+def _end(at: Mapping[float, _Measured], floor: Float[np.ndarray, " resamples"], tolerance: float, samples: int) -> End:
+    """Computes where the scores at a side's positions, the default first, cross the least scores that pass."""
+    positions, measured = np.array([*at]), [*at.values()]
+    found = np.stack([one.scores for one in measured])
     fails = found < floor
     # Position 0, the default, never fails, so that there is always a position before.
     crossing, after = np.flatnonzero(fails.any(0)), fails.argmax(0)[fails.any(0)]
@@ -176,16 +216,16 @@ def _end(
     fraction = (passed - floor[crossing]) / (passed - failed)
     ends = np.full(len(floor), positions[-1])
     ends[crossing] = positions[after - 1] + fraction * (positions[after] - positions[after - 1])
-    is_crossed, clean, needed = bool(fails[:, 0].any()), outcomes.by_group("0"), None
+    is_crossed, clean, needed = bool(fails[:, 0].any()), measured[0].by_group, None
     # Resamples of one group are all alike.
     shown = fails[:, 0] & (fails[:, 1:].mean(1) >= _PERCENTILES[1] / 100) & (len(clean) > 1)
     if is_crossed and len(clean) > 1:
         # Between two positions, a share of the samples is as at each.
-        lost = [clean - outcomes.by_group(f"{places[place]}") for place in (after[0] - 1, after[0])]
+        lost = [clean - measured[place].by_group for place in (after[0] - 1, after[0])]
         shares = np.repeat([1 - fraction[0], fraction[0]], len(clean))
         groups = statistics.samples_needed(np.concatenate(lost), tolerance, shares)
         # In groups of as many samples as these have on average.
-        needed = groups * len(outcomes.samples) // len(clean)
+        needed = groups * samples // len(clean)
     low, high = sorted(np.percentile(ends[1:], _PERCENTILES).tolist())
     return End(
         float(ends[0]), (low, high), not is_crossed, float(positions[shown.argmax()]) if shown.any() else None, needed
