@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib
 import pathlib
+import secrets
 import sys
 import traceback
 import types
@@ -52,11 +53,23 @@ def title(name: str) -> str:
     return f"{pathlib.Path(file).stem}.{function}"
 
 
+_given: dict[str, tuple[Source, Callable[..., Any]]] = {}
+
+
+def given(function: Callable[..., Any], title: str) -> str:
+    """Returns a name by which `load` finds a function that a caller holds in memory, in this process alone."""
+    name = f"<memory>/{title}_{len(_given)}.py:{title}"
+    _given[name] = Source(name.rpartition(":")[0], title, hashlib.sha256(secrets.token_bytes()).hexdigest()), function
+    return name
+
+
 def load(name: str, argument: str, noun: str) -> tuple[Source, Callable[..., Any]]:
     """Returns the function `<file>.py:<function>`; runs the file only once as long as its content stays the same.
 
     The `name` must come from the user, not from a record. Errors name the `argument`, and `noun`, "pipeline" or "head".
     """
+    if name in _given:
+        return _given[name]
     path, _, function = name.rpartition(":")
     if not path.endswith(".py"):
         raise InputError(f"`{argument}` must be <file>.py:<function>, a function that makes the {noun}, got {name}")

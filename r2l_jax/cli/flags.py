@@ -6,6 +6,7 @@ default, its help and its bounds in one place; its annotation determines the kin
 """
 
 import dataclasses
+import difflib
 import functools
 import gc
 import math
@@ -18,7 +19,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -184,14 +185,51 @@ def _text(value: Any) -> str:
 def read(settings: type[Any], values: flags.FlagValues = flags.FLAGS) -> Any:
     """Makes settings from parsed flags. A flag without effect raises an InputError unless its value is falsy."""
     config = build(settings, {leaf.name: _value(leaf, values) for leaf in leaves(settings)})
+    _check_needs(config, {leaf.name for leaf in leaves(settings) if values[leaf.name].present})
+    return config
+
+
+def called(settings: type[Config], given: Mapping[str, Any]) -> Config:
+    """Makes settings from the arguments of a Python call, which may be paths, and single values in place of tuples.
+
+    Raises an InputError for an argument without effect, and a TypeError for an unknown name.
+    """
+    known = {leaf.name: leaf for leaf in leaves(settings)}
+    for name in given.keys() - known.keys():
+        close = difflib.get_close_matches(name, known, 1)
+        raise TypeError(f"unexpected argument `{name}`" + (f"; did you mean `{close[0]}`?" if close else ""))
+    config = build(settings, {name: _argument(known[name], value) for name, value in given.items()})
+    _check_needs(typing.cast(Settings, config), set(given))
+    return config
+
+
+def _argument(leaf: _Leaf, value: Any) -> Any:
+    """Converts an argument of a Python call to the type of its setting."""
+    if not leaf.is_list or value is None:
+        return str(value) if leaf.type is str and isinstance(value, os.PathLike | int | float) else value
+    # A text is one value or a list, as in a flag; a camera state stays whole.
+    single = isinstance(value, str | os.PathLike | int | float) or dataclasses.is_dataclass(value)
+    each: list[Any] = [value] if single else list(typing.cast(Any, value))
+    if typing.get_args(leaf.type)[0] is not str:
+        return each
+    texts = [
+        each if isinstance(each, str) else os.fspath(each) if isinstance(each, os.PathLike) else _text(each)
+        for each in each
+    ]
+    if isinstance(value, str) and not (leaf.declared.kind == "states" and "=" in value):
+        texts = value.split(",")
+    return texts
+
+
+def _check_needs(config: Settings, given: Collection[str]) -> None:
+    """Raises an InputError for a given setting that has no effect, unless its value is falsy."""
     used = flat(config)
-    for leaf in leaves(settings):
-        for need in leaf.declared.needs.split() if values[leaf.name].present and used[leaf.name] else ():
+    for leaf in leaves(type(config)):
+        for need in leaf.declared.needs.split() if leaf.name in given and used[leaf.name] else ():
             if not _is_met(need, used):
                 where, need = ("with", need[1:]) if need.startswith("!") else ("without", need)
                 wanted = " or ".join(f"`{each}`" for each in ([need] if "=" in need else need.split("|")))
                 raise InputError(f"`{leaf.name}` has no effect {where} {wanted}")
-    return config
 
 
 def _is_met(need: str, used: Mapping[str, Any]) -> bool:

@@ -1,23 +1,48 @@
-"""Progress bars, which are lines where the output is no terminal."""
+"""Progress bars, which are lines where the output is neither a terminal nor a notebook."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 
 from tqdm import tqdm
+
+_in_notebook = "ipykernel" in sys.modules
+if _in_notebook:
+    from tqdm.auto import tqdm  # takes a tenth of a second
 
 # The least seconds between two lines, of all bars together.
 _APART = 30.0
 
+_hidden = False
 
-class Bar(tqdm):
-    """A progress bar on a terminal; elsewhere, such as in a log, a line to stderr every half minute."""
+
+@contextlib.contextmanager
+def hidden() -> Iterator[None]:
+    """Shows no progress within the block."""
+    global _hidden
+    earlier, _hidden = _hidden, True
+    try:
+        yield
+    finally:
+        _hidden = earlier
+
+
+class Bar(tqdm):  # pyright: ignore[reportGeneralTypeIssues]  # one of two classes
+    """A progress bar on a terminal or in a notebook; elsewhere, such as in a log, a line to stderr every half minute.
+
+    It shows nothing if `disable` is true.
+    """
 
     _latest = time.monotonic()
 
     def __init__(self, *, desc: str, total: int, unit: str, initial: int = 0, disable: bool | None = None, **style):
-        super().__init__(desc=desc, total=total, unit=unit, initial=initial, disable=disable, **style)
+        off = bool(disable) or _hidden
+        # With None, tqdm turns itself off where the output is no terminal, as in a notebook.
+        off_by_tqdm = off or (False if _in_notebook else None)
+        super().__init__(desc=desc, total=total, unit=unit, initial=initial, disable=off_by_tqdm, **style)
         # A bar that tqdm has turned off keeps neither title nor counts.
-        self._prints = disable is None and self.disable
+        self._prints = not off and self.disable
         self._title, self._unit, self._done = desc, unit, initial
 
     def update(self, n: float | None = 1) -> bool | None:

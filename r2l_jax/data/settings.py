@@ -17,6 +17,9 @@ LEAVE_ONE_OUT = "groups"
 
 DATASETS = (*SYNTHETIC_SETS, "Folder", *PUBLISHED_SETS)
 
+# Begins the names of data sets that a Python caller holds in memory.
+IN_MEMORY = "memory:"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSettings(Settings):
@@ -80,6 +83,11 @@ class DataSettings(Settings):
         rare=True,
         needs=f"dataset={'|'.join(SYNTHETIC_SETS)}",
     )
+
+    @property
+    def has_intensities(self) -> bool:
+        """Whether the data set's raw images were taken at several light intensities."""
+        return self.dataset != "Folder" and not self.dataset.startswith(IN_MEMORY)
 
     @property
     def source(self) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+from collections.abc import Collection
 from typing import Any
 
 import jax
 import numpy as np
 
+from r2l_jax.data.files.reference_camera import Reference
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets import datasets
 from r2l_jax.data.settings import TrainingDataSettings
@@ -58,3 +60,20 @@ def drifted(data: TrainingDataSettings, dataset: RawDataset, drift: Case, seed: 
     # The provenance identifies the new raw images, since hashing them would require drawing all their noise first.
     provenance = json.dumps([dataset.provenance, state.given, camera.to_json(), seed])
     return dataclasses.replace(dataset, read=read, provenance=provenance)
+
+
+def converted(dataset: RawDataset, reference: Reference, stated: Collection[str] | None = None) -> RawDataset:
+    """Scales a data set to the camera of a model, as files that the model predicts are scaled.
+
+    `stated` names the values of the data's camera that are known; by default, all.
+    """
+    own = camera_of(dataset)
+    known = [field.name for field in dataclasses.fields(own)] if stated is None else sorted(stated)
+
+    def read(index: int) -> Sample:
+        raw, target = dataset.read(index)
+        return jax.tree.map(lambda each: reference.scaled(each, own, known), raw), target
+
+    cameras = {name: camera.to_json() for name, camera in reference.cameras.items()}
+    provenance = json.dumps([dataset.provenance, own.to_json(), reference.camera.to_json(), cameras, known])
+    return dataclasses.replace(dataset, camera=reference.camera, read=read, provenance=provenance)

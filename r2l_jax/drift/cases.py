@@ -270,8 +270,10 @@ def check(cases: Sequence[Case], config: TrainConfig, dataset: RawDataset, run: 
             reason = f"was trained on {dataset.name}, which is already processed and has no raw data"
         elif group == "pipelines" and config.processing.processing_mode in HALF_SIZE_MODES:
             reason = f"was trained with {config.processing.flag}, whose images have half the size of other pipelines'"
-        elif group == "intensities" and config.data.dataset == "Folder":
-            reason = "was trained on a Folder, which has only one intensity: `against=exposures` simulates others"
+        elif group == "intensities" and not config.data.has_intensities:
+            reason = (
+                f"was trained on {dataset.name}, which has only one intensity: `against=exposures` simulates others"
+            )
         elif group == "corruptions" and config.processing.processing_mode == "neural_network":
             reason = "was trained with `processing_mode=neural_network`, whose images are not in [0, 1]"
         if reason:

@@ -5,6 +5,8 @@ and SVG files for each figure, TensorBoard events with the pictures, and `outcom
 """
 
 import dataclasses
+import functools
+import io
 import json
 import math
 import pathlib
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from r2l_jax.errors import InputError, spelled
-from r2l_jax.results import store, tables
+from r2l_jax.results import notebook, store, tables
 from r2l_jax.results.environment import environment
 from r2l_jax.results.files import (
     EVENTS,
@@ -118,6 +120,17 @@ class Table(NamedTuple):
         cells = {title: cell[0] if isinstance(cell, tuple) else cell for title, cell in cells.items()}
         return {title: float(cell) for title, cell in cells.items() if isinstance(cell, int | float)}
 
+    def to_pandas(self) -> Any:
+        """Returns the table as a `pandas.DataFrame`; the ends of intervals have separate columns."""
+        try:
+            import pandas  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise InputError("a table as a DataFrame needs pandas: pip install pandas") from None
+        return pandas.DataFrame(self.records())
+
+    def _repr_html_(self) -> str:
+        return notebook.of_table(self)
+
     def records(self) -> list[dict[str, Any]]:
         """Returns the rows by column; the ends of intervals have separate columns."""
         records = []
@@ -130,12 +143,48 @@ class Table(NamedTuple):
         return records
 
 
-class Figure(NamedTuple):
-    """A plot: a function that draws on the axes of a figure of `size` inches, and its caption."""
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A plot, or a picture that was read from a file.
 
-    draw: "Callable[[Axes], Any]"
-    size: tuple[float, float] = (7.0, 4.0)
+    Attributes:
+        drawing: draws on axes.
+        size: the width and height in inches.
+        caption: the caption.
+        file: the PNG file, once the result is read; a plot's SVG file is beside it.
+    """
+
+    drawing: "Callable[[Axes], Any]"
+    size: tuple[float | int, float | int] = (7, 4)
     caption: str = ""
+    file: pathlib.Path | None = None
+
+    def draw(self, axes: "Axes | None" = None) -> "Axes":
+        """Draws on axes, by default those of a new figure of Matplotlib's pyplot, and returns them."""
+        if axes is None:
+            from matplotlib import pyplot
+
+            axes = pyplot.figure(figsize=self.size, layout="constrained").subplots()
+        self.drawing(axes)
+        return axes
+
+    def rendered(self) -> "tuple[Image.Image, str]":
+        """Returns the plot as a picture, and as the text of an SVG file."""
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure as Canvas
+        from PIL import Image
+
+        with matplotlib.rc_context(_STYLE):
+            canvas = Canvas(figsize=self.size, dpi=_DPI, layout="constrained")
+            self.drawing(canvas.subplots())
+            agg = FigureCanvasAgg(canvas)
+            agg.draw()
+            # The layout takes half of the time, so the second drawing reuses the first one's.
+            canvas.set_layout_engine("none")
+            stream = io.StringIO()
+            canvas.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+        return Image.fromarray(np.asarray(agg.buffer_rgba())[..., :3]), stream.getvalue()
 
 
 class Arrays(NamedTuple):
@@ -153,7 +202,7 @@ class Result:
         metadata: all other content, as JSON values. The report shows `title`, and the sentences of `verdict` and, below
             the tables, of `notes`; `training` has the ids of the trained models.
         tables: tables by name.
-        figures: plots and pictures by name; their PNG files once the result is read.
+        figures: plots and pictures by name.
         outcomes: the outcomes of the samples, if there are any.
         files: names of further files in the folder that belong to the result.
         captions: the captions of pictures, by name; plots include theirs.
@@ -161,7 +210,7 @@ class Result:
 
     metadata: Mapping[str, Any]
     tables: Mapping[str, Table] = dataclasses.field(default_factory=dict)
-    figures: "Mapping[str, Figure | Image.Image | pathlib.Path]" = dataclasses.field(default_factory=dict)
+    figures: "Mapping[str, Figure | Image.Image]" = dataclasses.field(default_factory=dict)
     outcomes: Arrays | None = None
     files: Sequence[str] = ()
     captions: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -170,6 +219,13 @@ class Result:
         """Formats the tables and the notes for a terminal."""
         notes = "\n".join(self.metadata.get("notes", ()))
         return spelled("\n\n".join([*(table.text() for table in self.tables.values()), *([notes] if notes else [])]))
+
+    def __str__(self) -> str:
+        verdict = "\n".join(self.metadata.get("verdict", ()))
+        return "\n\n".join(filter(None, [verdict, self.text()]))
+
+    def _repr_html_(self) -> str:
+        return notebook.of_result(self)
 
 
 def points(value: float | np.floating) -> str:
@@ -280,8 +336,10 @@ def read(folder: pathlib.Path) -> Result | None:
             )
             for name, table in content["tables"].items()
         }
-        figures = {name: inside(folder, file) for name, file in content["figures"].items()}
-        captions = dict(content["captions"])
+        captions, figures = dict(content["captions"]), {}
+        for name, file in content["figures"].items():
+            path = inside(folder, file)
+            figures[name] = Figure(functools.partial(_show_file, path), caption=str(captions.get(name, "")), file=path)
         return Result(dict(content["metadata"]), read_tables, figures, outcomes, content["files"], captions)
     except (OSError, LookupError, TypeError, ValueError, AttributeError, InputError) as error:
         raise _damaged(folder / FILE, error) from None
@@ -334,37 +392,34 @@ def _listed(folder: pathlib.Path, content: Mapping[str, Any]) -> list[str]:
     return [name for name in names if name and (folder / name).resolve().is_relative_to(root) and name != FILE]
 
 
-def _draw(folder: pathlib.Path, figures: "Mapping[str, Figure | Image.Image | pathlib.Path]") -> list[str]:
+def _draw(folder: pathlib.Path, figures: "Mapping[str, Figure | Image.Image]") -> list[str]:
     """Writes figures and pictures, and events of all of them, and returns the names of PNG and SVG files."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
-    from PIL import Image
     from tensorboardX import SummaryWriter
 
     files = []
     # With `purge_step=0`, TensorBoard ignores the events of earlier calls.
     writer = SummaryWriter(str(folder), purge_step=0, filename_suffix=_EVENTS_SUFFIX)
-    with naming(folder / EVENTS), writer, matplotlib.rc_context(_STYLE):
+    with naming(folder / EVENTS), writer:
         for name, figure in figures.items():
-            if isinstance(figure, pathlib.Path):
-                raise ValueError(f"figure {name} is already a file")
             if isinstance(figure, Figure):
-                canvas = Canvas(figsize=figure.size, dpi=_DPI, layout="constrained")
-                figure.draw(canvas.subplots())
-                agg = FigureCanvasAgg(canvas)
-                agg.draw()
-                # The layout takes half of the time, so the second drawing reuses the first one's.
-                canvas.set_layout_engine("none")
+                if figure.file is not None:
+                    raise ValueError(f"figure {name} is already a file")
+                figure, svg = figure.rendered()
                 with replacing(folder / f"{name}.svg") as part:
-                    canvas.savefig(part, format="svg", transparent=True, metadata={"Date": None})
+                    part.write_text(svg)
                 files.append(f"{name}.svg")
-                figure = Image.fromarray(np.asarray(agg.buffer_rgba())[..., :3])
             with replacing(folder / f"{name}.png") as part:
                 figure.save(part, "png")
             files.append(f"{name}.png")
             writer.add_image(re.sub("[^A-Za-z0-9_./-]", "_", name), np.asarray(figure)[..., :3], 0, dataformats="HWC")
     return files
+
+
+def _show_file(file: pathlib.Path, axes: "Axes") -> None:
+    from PIL import Image
+
+    axes.imshow(np.asarray(Image.open(file)))
+    axes.axis("off")
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ from r2l_jax.apps.report.runs import Numbers, RunRecord, differing_flags, read_r
 from r2l_jax.cli.commands import command
 from r2l_jax.errors import InputError, spelled
 from r2l_jax.results.files import clear_parts, replacing
-from r2l_jax.results.result import SCORE, Cell, Column, Result, Table, points
+from r2l_jax.results.result import SCORE, Cell, Column, Figure, Result, Table, points
 
 # The greatest size of a report in bytes, so that it can be sent by mail.
 LARGEST = 10_000_000
@@ -101,8 +101,10 @@ def render(title: str, sections: Sequence[Section], width: int = _WIDTHS[0]) -> 
 def blocks_of(result: Result) -> list[Block]:
     """Returns the plots, the tables, the pictures and the notes of a result, which was read from files."""
     shown = []
-    for name, file in result.figures.items():
-        assert isinstance(file, pathlib.Path)
+    for name, figure in result.figures.items():
+        assert isinstance(figure, Figure)
+        assert figure.file is not None
+        file = figure.file
         caption = str(result.captions.get(name) or name.replace("_", " "))
         is_plot = f"{name}.svg" in result.files
         shown.append(Plot(file.with_suffix(".svg"), caption) if is_plot else Picture(file, caption))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import weakref
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,11 +10,24 @@ import numpy as np
 from r2l_jax.data.files.shot import Shot
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets import folder, published, synthetic
-from r2l_jax.data.settings import DATASETS, SYNTHETIC_SETS
+from r2l_jax.data.settings import DATASETS, IN_MEMORY, SYNTHETIC_SETS
 from r2l_jax.devices.hosts import on_first_process
 from r2l_jax.errors import InputError
 from r2l_jax.names import INTENSITIES
 from r2l_jax.results.files import cache_dir
+
+# Data sets that callers hold in memory, by name.
+_given: weakref.WeakValueDictionary[str, RawDataset] = weakref.WeakValueDictionary()
+
+
+def given(dataset: RawDataset) -> str:
+    """Returns a name by which `load` finds a data set that the caller holds in memory, as long as it does.
+
+    The name depends on the content alone, so that it also finds the same data in a later process.
+    """
+    name = f"{IN_MEMORY}{dataset.content[:16]}"
+    _given[name] = dataset
+    return name
 
 
 def load(
@@ -35,6 +49,10 @@ def load(
     `DataSettings` describes the arguments; those for other data sets are ignored. `iso` is one of `names.INTENSITIES`,
     or several, whose data sets are pooled (see `pooled`).
     """
+    if name.startswith(IN_MEMORY):
+        if (dataset := _given.get(name)) is None:
+            raise InputError(f"`dataset={name}` was in memory: make it again, and give it as `data`")
+        return dataset
     if name not in DATASETS:
         raise InputError(f"`dataset` must be one of {', '.join(DATASETS)}, got {name!r}")
     if name == "Folder":

@@ -97,9 +97,9 @@ def _link_members(config: AdjustmentConfig, folds: Sequence[TrainedFold]) -> Non
 def _check(config: AdjustmentConfig, fold: Artifact) -> None:
     """Raises an InputError unless a fold can be adapted to all drifts, before anything is computed."""
     Run([fold]).check_parameters()
-    if config.intensities and fold.config.data.dataset == "Folder":
+    if config.intensities and not fold.config.data.has_intensities:
         raise InputError(
-            f"`intensities`: `run={config.run}` was trained on a Folder, which has only one intensity; "
+            f"`intensities`: `run={config.run}` was trained on {fold.dataset.name}, which has only one intensity; "
             "`exposures` simulates others"
         )
     cases.check_camera([cases.for_run(drift, fold.config.processing) for drift in config.drifts], fold.dataset)

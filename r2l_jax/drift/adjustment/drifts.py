@@ -1,24 +1,22 @@
 """A trained model under a drift: the start of an adaptation."""
 
 import dataclasses
-import json
 import pathlib
-from collections.abc import Collection
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 import isp
 from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, READERS
 from r2l_jax.data.files.reference_camera import Reference
-from r2l_jax.data.raw_dataset import RawDataset, Sample
+from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets, folder
-from r2l_jax.data.settings import PUBLISHED_SETS
+from r2l_jax.data.settings import IN_MEMORY, PUBLISHED_SETS
 from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.adjustment.config import DATA, AdjustmentConfig
 from r2l_jax.drift.cases import Case
+from r2l_jax.drift.given import check_fits
 from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.errors import InputError, warn
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
@@ -118,6 +116,11 @@ def _model(fold: Artifact, drift: Case) -> RawToLogit:
 def _other_data(config: AdjustmentConfig, fold: Artifact) -> RawDataset:
     """Loads the data of --drifted_data_dir, which must have the classes and the pattern of the run's data."""
     name, source = config.drifted_data_dir, fold.config.data.source
+    reference = Reference(cases.camera_of(fold.dataset), fold.cameras)
+    if name is not None and name.startswith(IN_MEMORY):
+        dataset = datasets.load(name)
+        check_fits(dataset, fold)
+        return acquisition.converted(dataset, reference)
     if name is None or not pathlib.Path(name).is_dir():
         raise InputError(f"`drifted_data_dir={name}` is not a folder")
     if fold.config.data.dataset in PUBLISHED_SETS:
@@ -156,27 +159,9 @@ def _other_data(config: AdjustmentConfig, fold: Artifact) -> RawDataset:
             "that"
         )
     stated = find_known_camera(config.drifted_camera or "auto", "drifted_camera").figures
-    return _converted(dataset, Run([fold]), stated)
-
-
-def _converted(dataset: RawDataset, run: Run, stated: Collection[str]) -> RawDataset:
-    """Scales a data set to the camera of a run, as files that the run predicts are scaled.
-
-    `stated` names the values of the camera that the user states.
-    """
-    own, wanted = cases.camera_of(dataset), run.camera
-    assert wanted is not None
-    reference = Reference(wanted, run.cameras)
-    if ignored := reference.explain_ignored(own, stated):
+    if ignored := reference.explain_ignored(cases.camera_of(dataset), stated):
         warn(f"`drifted_camera`: {ignored}")
-
-    def read(index: int) -> Sample:
-        raw, target = dataset.read(index)
-        return jax.tree.map(lambda each: reference.scaled(each, own, stated), raw), target
-
-    cameras = {name: camera.to_json() for name, camera in run.cameras.items()}
-    provenance = json.dumps([dataset.provenance, own.to_json(), wanted.to_json(), cameras, sorted(stated)])
-    return dataclasses.replace(dataset, camera=wanted, read=read, provenance=provenance)
+    return acquisition.converted(dataset, reference, stated)
 
 
 def _camera_in(files: pathlib.Path, fold: Artifact) -> str | KnownCamera:

@@ -229,8 +229,8 @@ class SynthesisConfig(_SynthesizedDrifts, DataSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.dataset == "Folder" and self.intensities not in ((), (1.0,)):
-            raise InputError("`intensities`: a Folder has only one intensity; `exposures` simulates others")
+        if not self.has_intensities and self.intensities not in ((), (1.0,)):
+            raise InputError("`intensities`: this data set has only one intensity; `exposures` simulates others")
         for name in ("pipelines", *(["severities"] if self.corruptions or self.sensor else [])):
             if not getattr(self, name):
                 raise InputError(f"`{name}` is empty")
@@ -247,7 +247,7 @@ class SynthesisConfig(_SynthesizedDrifts, DataSettings):
         from r2l_jax.drift import cases
 
         known = self.known_cases
-        measured = [cases.CLEAN] if self.dataset == "Folder" else known["intensities"]
+        measured = [cases.CLEAN] if not self.has_intensities else known["intensities"]
         names = (self.pipeline,) if self.pipeline is not None else self.pipelines
         uncorrupted = cases.CLEAN._replace(name="uncorrupted")
         sets = [

@@ -51,7 +51,7 @@ def test_what_was_written_is_read_again(tmp_path):
     assert found.text() == made().text()
     np.testing.assert_array_equal(found.outcomes.arrays["counted"], np.arange(6.0).reshape(2, 3))
     assert found.outcomes.about == {"models": "[]"}
-    assert np.asarray(Image.open(found.figures["picture"])).tolist() == [[[9, 8, 7]] * 3] * 2
+    assert np.asarray(Image.open(found.figures["picture"].file)).tolist() == [[[9, 8, 7]] * 3] * 2
     with (tmp_path / "drops.csv").open(newline="") as file:
         first, second = csv.DictReader(file)
     assert (first["drop"], first["drop low"], first["drop high"], second["drop"]) == ("0.1234", "-0.02", "1.0", "")

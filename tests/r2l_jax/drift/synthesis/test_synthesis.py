@@ -300,7 +300,7 @@ def test_data_that_is_processed_already_is_named(base, written, monkeypatch):
     [
         ({"corruptions": ("contrast",), "severities": ()}, r"`severities` is empty"),
         ({"intensities": ()}, r"`intensities`, `exposures`, `sensor` and `cameras` are all empty"),
-        ({"dataset": "Folder", "intensities": (0.5,)}, r"`intensities`: a Folder has only one intensity"),
+        ({"dataset": "Folder", "intensities": (0.5,)}, r"`intensities`: this data set has only one intensity"),
     ],
 )
 def test_settings_that_are_wrong_are_named(change, message):
