@@ -20,7 +20,7 @@ from r2l_jax.drift.search.knobs import Knob, format_value
 from r2l_jax.errors import InputError
 from r2l_jax.results.heat_map import heat_map
 from r2l_jax.results.result import INK, SCORE, Column, Figure, Result, Table
-from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.model_io import Trained
 
 RESAMPLES = 200
 
@@ -55,7 +55,7 @@ class End(NamedTuple):
     samples_needed: int | None
 
 
-def check(fold: Artifact, settings: ToleranceSettings) -> None:
+def check(fold: Trained, settings: ToleranceSettings) -> None:
     """Raises an InputError unless each pair to map is two knobs."""
     knobs = Frozen(fold.model, fold.task).knobs
     for pair in _pairs(settings):
@@ -63,7 +63,7 @@ def check(fold: Artifact, settings: ToleranceSettings) -> None:
             raise InputError(f"`map` must be two of {', '.join(knobs)}, got {','.join(pair)!r}")
 
 
-def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: int) -> Result:
+def analyze(fold: Trained, settings: ToleranceSettings, batch_size: int, seed: int) -> Result:
     """Finds the interval of each knob in which the score stays near the default's, with progress bars on stderr.
 
     Each knob (see `knobs_of`) moves alone to 16 positions on each side of its default, whose distances grow by equal
@@ -152,7 +152,7 @@ def _grid(limit: float) -> Float[np.ndarray, " positions"]:
 
 
 def _measured(
-    fold: Artifact, frozen: Frozen, points: Iterable[Mapping[str, float]], samples: Samples, title: str
+    fold: Trained, frozen: Frozen, points: Iterable[Mapping[str, float]], samples: Samples, title: str
 ) -> Outcomes:
     """Measures a model with knobs at each of some points, which give the positions of some knobs by name."""
     models = {f"{number}": Model(fold.model, frozen.turned(point)) for number, point in enumerate(points)}
