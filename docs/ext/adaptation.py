@@ -23,7 +23,7 @@ from r2l_jax.drift.measure import measure as outcomes_of
 from r2l_jax.drift.monitoring import reference
 from r2l_jax.model.adaptation import MOST, Adapted, adapt, replaced
 from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.model_io import Trained
 from r2l_jax.training.run import Run, load
 
 DRIFTS = (None, *cases.exposures([0.5, 0.05]), *cases.sensor(["color_balance"], [4]))
@@ -58,13 +58,13 @@ class Measured(NamedTuple):
     refused: dict[str, list[bool]]
 
 
-def score(model: RawToLogit, fold: Artifact, dataset: RawDataset, indices: np.ndarray) -> float:
+def score(model: RawToLogit, fold: Trained, dataset: RawDataset, indices: np.ndarray) -> float:
     """Computes the score of a model on samples, in points."""
     samples = Samples(fold.task, dataset, indices, 64)
     return 100 * outcomes_of({"model": Model(model)}, [cases.CLEAN], samples).score("model")
 
 
-def measure(fold: Artifact) -> Measured:
+def measure(fold: Trained) -> Measured:
     """Measures a model under all drifts."""
     own, task, rng = fold.dataset, fold.task, np.random.default_rng(0)
     clean, new = np.array_split(rng.permutation(fold.measured_indices), 2)

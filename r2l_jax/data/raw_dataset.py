@@ -48,6 +48,7 @@ class RawDataset:
         in_parts: whether raw images are parts of frames, which `read` returns with the frame's summary.
         cameras: several cameras by name, if samples are converted to the first of them, `camera`.
         colors: the colors of the classes in pictures, such as "#ff8000"; empty for the default colors.
+        source: a hash of the arrays that samples come from, if their names do not tell data sets apart.
     """
 
     name: str
@@ -65,6 +66,7 @@ class RawDataset:
     in_parts: bool = False
     cameras: Mapping[str, isp.Camera] = dataclasses.field(default_factory=dict)
     colors: tuple[str, ...] = ()
+    source: str = ""
 
     def __post_init__(self):
         if self.groups is None:
@@ -73,7 +75,7 @@ class RawDataset:
             raise InputError(
                 f"{self.name}: groups must have one for each of {len(self)} samples, got {len(self.groups)}"
             )
-        numbers = numbered(np.asarray(self.groups).tolist())
+        numbers = numbered(list(self.groups))
         object.__setattr__(self, "groups", numbers if numbers.max(initial=0) + 1 < len(self) else None)
 
     def __len__(self) -> int:
@@ -130,7 +132,8 @@ class RawDataset:
     @property
     def fingerprint(self) -> str:
         """A hash of the samples' names and labels. Data sets with the same one can share splits and checkpoints."""
-        lines = [*self.classes, *(f"{name} {label}" for name, label in zip(self.names, self.labels, strict=True))]
+        samples = (f"{name} {label}" for name, label in zip(self.names, self.labels, strict=True))
+        lines = [*self.classes, *samples, *filter(None, [self.source])]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @property

@@ -12,10 +12,10 @@ from r2l_jax.data.sets import datasets
 from r2l_jax.data.splits import Split
 from r2l_jax.drift import acquisition
 from r2l_jax.errors import InputError
-from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.model_io import Trained
 
 
-def check_fits(dataset: RawDataset, fold: Artifact) -> None:
+def check_fits(dataset: RawDataset, fold: Trained) -> None:
     """Raises an InputError unless a data set has the targets, the classes and the kind of images of a model."""
     about = fold.about
     if dataset.task != about.task:
@@ -30,7 +30,7 @@ def check_fits(dataset: RawDataset, fold: Artifact) -> None:
         raise InputError(f"`data` must have the pattern {fold.camera.pattern}, got {dataset.camera.pattern}")
 
 
-def on_data(fold: Artifact, dataset: RawDataset) -> tuple[Artifact, RawDataset]:
+def on_data(fold: Trained, dataset: RawDataset) -> tuple[Trained, RawDataset]:
     """Returns a model with other samples, and their data set, which must be held as long as the model is used.
 
     The samples are scaled to the model's camera. If they are the samples of its training, the split stays; otherwise,

@@ -37,7 +37,7 @@ from r2l_jax.model.scores import Score, recorded_score
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import NamedPipeline, metering_of
 from r2l_jax.results.result import Arrays, points
-from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.model_io import Trained
 
 # The most parameter values that are computed together; more fill a device's memory, and are no faster.
 TOGETHER = 16
@@ -76,7 +76,7 @@ class Samples(NamedTuple):
     load: Callable[[float], RawDataset] | None = None
 
     @classmethod
-    def of(cls, fold: Artifact, batch_size: int = 16, seed: int = 0) -> "Samples":
+    def of(cls, fold: Trained, batch_size: int = 16, seed: int = 0) -> "Samples":
         """Returns the samples that a trained model is measured on."""
         load = functools.partial(at_intensity, fold.config.data, fingerprint=fold.dataset.fingerprint)
         return cls(fold.task, fold.dataset, fold.measured_indices, batch_size, seed, load)

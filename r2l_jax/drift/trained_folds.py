@@ -10,7 +10,7 @@ from r2l_jax.cli import stop
 from r2l_jax.config import FinishedRun
 from r2l_jax.results.locks import writing_to_all
 from r2l_jax.results.result import Cell, Result, Table
-from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.model_io import Trained
 from r2l_jax.training.record import members
 from r2l_jax.training.run import load
 
@@ -24,7 +24,7 @@ class TrainedFold(NamedTuple):
     """
 
     name: str
-    fold: Artifact
+    fold: Trained
     output: pathlib.Path
 
 

@@ -25,7 +25,7 @@ from r2l_jax.model.tasks import task_of
 from r2l_jax.names import AUTO
 from r2l_jax.pipelines import metered, metering_of
 from r2l_jax.training.record import Fold, check_split, describe, differences, fold_folder, read_record
-from r2l_jax.training.start import check_origins, check_weights
+from r2l_jax.training.start import check_origins, pretrained_head
 from r2l_jax.training.update import GradientDescent, StepSettings
 
 
@@ -51,25 +51,20 @@ class Plan:
     def __init__(self, config: TrainConfig, rule: type[GradientDescent] = GradientDescent):
         # A wrong pipeline name ends the run before data is downloaded or rendered.
         _ = config.processing.named_pipeline
-        self.dataset = datasets.load(config.data.dataset, download=config.data.download, **config.data.source)
-        auto = _metering(config, self.dataset.camera)
-        augmentation = _camera_augmentation(config, self.dataset.camera, auto)
-        config = replace(config, auto=auto, camera_augmentation=augmentation)
-        batch_size = config.optimization.batch_size
-        trains = config.optimization.epochs > 0
+        data, batch_size = config.data, config.optimization.batch_size
+        self.dataset = datasets.load(data.dataset, download=data.download, **data.source)
+        self.config = config = _completed(config, self.dataset.camera)
         seed, split_seed = config.optimization.seed, config.optimization.split_seed
-        splits = splits_of(config.data, seed if split_seed is None else split_seed, self.dataset, trains)
-        self.config = config
-        if config.data.test_run:
+        trains = config.optimization.epochs > 0
+        splits = splits_of(data, seed if split_seed is None else split_seed, self.dataset, trains)
+        if data.test_run:
             splits = [Split(*(self.dataset.taking_turns(part)[:batch_size] for part in split)) for split in splits]
         self.folds = [Fold(number, split, config.run_dir / f"fold_{number}") for number, split in enumerate(splits)]
         # Folds of groups differ in size, and each must fill a batch.
-        size = Batches.of(min(len(fold.split.train) for fold in self.folds), batch_size).size
-        self.batches = Batches(size, len(self.folds[0].split.train) // size)
+        size = Batches.of(min(len(split.train) for split in splits), batch_size).size
+        self.batches = Batches(size, len(splits[0].train) // size)
         self.steps = StepSettings.of(config, self.dataset, self.batches.per_epoch)
-        _check_networks(self.steps, self.dataset)
-        _check_pipeline(self.steps, self.dataset, rule)
-        _check_head(config, self.steps)
+        _check(config, self.steps, self.dataset, rule)
         if batch_size % jax.device_count():
             raise InputError(f"`batch_size` must be a multiple of {jax.device_count()} devices, got {batch_size}")
         # Last, because this hashes the data.
@@ -77,9 +72,13 @@ class Plan:
 
     def check_folders(self) -> None:
         """Raises an InputError if an earlier run conflicts with this one, before anything is trained or removed."""
-        begun = [fold for fold in self.folds if fold.metrics_file.exists() and not self.config.tracking.overwrite]
-        for fold in begun:
-            earlier = read_record(fold.metrics_file, "start over with `overwrite`")
+        config, new = self.config, []
+        for fold in self.folds:
+            file = fold.folder / "metrics.json"
+            if config.tracking.overwrite or not file.exists():
+                new.append(fold)
+                continue
+            earlier = read_record(file, "start over with `overwrite`")
             found = differences(earlier.content, self.described)
             if not found and not all(map(np.array_equal, earlier.split, fold.split)):
                 found = ["another split"]
@@ -88,16 +87,12 @@ class Plan:
                     f"{fold.folder.parent} is a different run ({'; '.join(found)}): "
                     "choose another `run_name`, or start over with `overwrite`"
                 )
-        others = [fold for fold in self.folds if fold not in begun]
-        for fold in others:
-            check_origins(self.config, self.steps.architecture, self.dataset, fold)
-        if others:
-            check_weights(self.config, self.steps.task)
-            self._warn_of_few_samples(others)
-
-    def _warn_of_few_samples(self, folds: Sequence[Fold]) -> None:
-        fewest = min(len(fold.split.train) for fold in folds)
-        if self.config.optimization.camera_augmentation and fewest < LEAST and is_first():
+        for fold in new:
+            check_origins(config, self.steps.architecture, self.dataset, fold)
+        if new:
+            pretrained_head(config, self.steps.task)
+        fewest = min([len(fold.split.train) for fold in new], default=LEAST)
+        if config.optimization.camera_augmentation and fewest < LEAST and is_first():
             warn(
                 f"{fewest} training samples are too few for statistics of clean images, which need {LEAST}: after "
                 "training with `camera_augmentation`, the model cannot be adapted to new images"
@@ -131,9 +126,8 @@ def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains
 def _untrained(split: Split) -> Split:
     """Returns the split of a run without training: test samples, or else all, are measured; searches use the rest."""
     others = np.setdiff1d(np.concatenate([split.train, split.valid]), split.test)
-    if not len(split.test):
-        return Split(others, others, others)
-    return Split(others if len(others) else split.test, split.test, split.test)
+    measured = split.test if len(split.test) else others
+    return Split(others if len(others) else measured, measured, measured)
 
 
 def _names(dataset: RawDataset) -> list[list[str]]:
@@ -158,40 +152,32 @@ def _earlier_split(uri: str, fold: int, dataset: RawDataset, trains: bool) -> Sp
     return earlier.split
 
 
-def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]:
-    """Returns the metering of the run that the processor or a frozen head comes from, or the setting, or both kinds."""
-    processing, named = config.processing, config.processing.named_pipeline
+def _completed(config: TrainConfig, camera: isp.Camera | None) -> TrainConfig:
+    """Returns the settings with metering and camera augmentation.
+
+    The metering is that of the run that the processor or a frozen head comes from, the setting, or both kinds. Where
+    raw images are metered and the head is trained, the purpose of the augmentation is `exposure`.
+    """
+    named, auto = config.processing.named_pipeline, config.processing.auto
+    meters = named is not None and camera is not None and bool(metering_of(named(camera)))
+    head_is_frozen = config.model.freeze_classifier or config.attack.adv_training or not config.optimization.epochs
     if named is None or camera is None:
-        return ()
-    is_frozen = _is_head_frozen(config)
-    if uri := processing.processor_uri:
+        auto = ()
+    elif uri := config.processing.processor_uri:
         known = _metering_of_run(config, f"`processor_uri={uri}`", uri)
-        if processing.auto not in (None, known):
+        if auto not in (None, known):
             raise InputError(
                 f"`auto` must be {','.join(known) or 'none'}, as in `processor_uri={uri}`, got "
-                f"{','.join(processing.auto or ()) or 'none'}"
+                f"{','.join(auto or ()) or 'none'}"
             )
-        return known
-    if processing.auto is not None:
-        return processing.auto
-    if metering_of(named(camera)):
-        return ()
-    if is_frozen and (uri := config.model.classifier_uri):
-        return _metering_of_run(config, f"`classifier_uri={uri}`", uri)
-    return () if is_frozen else AUTO
-
-
-def _camera_augmentation(config: TrainConfig, camera: isp.Camera | None, auto: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the setting, or where raw images are metered and the head is trained, the purpose `exposure`."""
-    if config.optimization.camera_augmentation is not None:
-        return config.optimization.camera_augmentation
-    named = config.processing.named_pipeline
-    meters = bool(auto) or (named is not None and camera is not None and bool(metering_of(named(camera))))
-    return ("exposure",) if meters and not _is_head_frozen(config) else ()
-
-
-def _is_head_frozen(config: TrainConfig) -> bool:
-    return config.model.freeze_classifier or config.attack.adv_training or not config.optimization.epochs
+        auto = known
+    elif auto is None and head_is_frozen and not meters and (uri := config.model.classifier_uri):
+        auto = _metering_of_run(config, f"`classifier_uri={uri}`", uri)
+    elif auto is None:
+        auto = () if head_is_frozen or meters else AUTO
+    if (purposes := config.optimization.camera_augmentation) is None:
+        purposes = ("exposure",) if (auto or meters) and not head_is_frozen else ()
+    return replace(config, auto=auto, camera_augmentation=purposes)
 
 
 def _metering_of_run(config: TrainConfig, where: str, uri: str) -> tuple[str, ...]:
@@ -201,47 +187,34 @@ def _metering_of_run(config: TrainConfig, where: str, uri: str) -> tuple[str, ..
     return tuple(read_record(begun, where).flags.get("auto") or ())
 
 
-def _check_networks(steps: StepSettings, dataset: RawDataset) -> None:
-    """Raises an InputError unless processor and head fit the data set, its task and the size of its samples."""
-    processing = steps.architecture.processing
-    if dataset.camera is None and processing.processing_mode != "none":
+def _check(config: TrainConfig, steps: StepSettings, dataset: RawDataset, rule: type[GradientDescent]) -> None:
+    """Raises an InputError unless processing, head and update rule fit the data set, the task and one another."""
+    architecture, task, camera, network = steps.architecture, steps.task, dataset.camera, config.model
+    processing, pipeline = architecture.processing, None
+    if camera is None and processing.processing_mode != "none":
         raise InputError(
             f"`dataset={dataset.name}` has processed images and needs `processing_mode=none`, got {processing.flag}"
         )
     height, width = dataset.shape[:2]
-    for part, multiple in steps.architecture.multiples.items():
+    for part, multiple in architecture.multiples.items():
         if height % multiple or width % multiple:
             raise InputError(
                 f"`dataset={dataset.name}`: height and width must be multiples of {multiple} for {part}, got "
                 f"{height}x{width}"
             )
-
-
-def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[GradientDescent]) -> None:
-    """Raises an InputError unless the pipeline fits the data set, and the rule can update it."""
-    named, camera = steps.architecture.pipeline, dataset.camera
-    if named is None or camera is None:
-        rule.check(steps, None)
-        return
-    pipeline, (raw, _) = named(camera), dataset[0]
-    named.check(camera, *raw.shape)
-    processing = steps.architecture.processing
-    if not pipeline.declarations and (steps.freezes_head or steps.attack) and processing.learns:
-        raise InputError(f"{processing.flag} has no learned parameters, and everything else is frozen")
-    rule.check(steps, metered(pipeline, camera, processing.auto or ()))
-
-
-def _check_head(config: TrainConfig, steps: StepSettings) -> None:
-    """Raises an InputError unless the head's settings and the custom head fit the task, and it can be trained."""
-    architecture, network = steps.architecture, config.model
-    if config.optimization.epochs and not steps.task.trains:
-        raise InputError(
-            f"`epochs` must be 0 for {steps.task.title}, which trains nothing, got {config.optimization.epochs}"
-        )
-    unused = steps.task.unused + (() if network.has_custom_head else steps.task.unused_with_own_head)
-    for flag in unused:
-        if (value := flat(config)[flag]) and value != flat(TrainConfig())[flag]:
-            raise InputError(f"`{flag}={value}` has no effect on {steps.task.title}: omit it")
+    if architecture.pipeline is not None and camera is not None:
+        pipeline, (raw, _) = architecture.pipeline(camera), dataset[0]
+        architecture.pipeline.check(camera, *raw.shape)
+        if not pipeline.declarations and (steps.freezes_head or steps.attack) and processing.learns:
+            raise InputError(f"{processing.flag} has no learned parameters, and everything else is frozen")
+        pipeline = metered(pipeline, camera, processing.auto or ())
+    rule.check(steps, pipeline)
+    if config.optimization.epochs and not task.trains:
+        raise InputError(f"`epochs` must be 0 for {task.title}, which trains nothing, got {config.optimization.epochs}")
+    given, default = flat(config), flat(TrainConfig())
+    for flag in task.unused + (() if network.has_custom_head else task.unused_with_own_head):
+        if given[flag] and given[flag] != default[flag]:
+            raise InputError(f"`{flag}={given[flag]}` has no effect on {task.title}: omit it")
     architecture.check_head()
     if architecture.frozen_head is not None and not network.freeze_classifier and config.optimization.epochs:
         raise InputError(

@@ -6,7 +6,7 @@ import json
 import pathlib
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -24,15 +24,10 @@ CODE_FLAGS = ("pipeline", "classifier_network", "task", "score")
 
 # Settings that may change when a run is resumed: locations, and how much is recorded. Pipelines, heads and the custom
 # split are compared by their content, not by their file names.
-_FREE_TO_CHANGE = frozenset(
-    {
-        *("logdir", "data_dir", "split", "download", "overwrite", *CODE_FLAGS),
-        *("save_locally", "track", "track_n_images", "adv_track_differences"),
-    }
-)
-
-# Flags that are named otherwise in messages.
-_SAID = {"classifier_network": "head"}
+_FREE_TO_CHANGE = {
+    *("logdir", "data_dir", "split", "download", "overwrite", *CODE_FLAGS),
+    *("save_locally", "track", "track_n_images", "adv_track_differences"),
+}
 
 # What a run records about its data, and the message if two runs differ in it.
 _DATA = {
@@ -122,16 +117,16 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
         raise InputError(f"{where} was not written by a run of this program ({reason}){context}")
 
     @property
-    def content(self) -> dict[str, Any]:
-        """The content of a metrics.json."""
-        told = msgspec.to_builtins(self)
-        others = {name: told.pop(name, None) for name in ("others", "checkpoint", "fold")}["others"] or {}
-        return {"code": {}, "test_indices": [], **told, **others}
-
-    @property
     def header(self) -> dict[str, Any]:
         """The content of a model file's header."""
-        return {**self.content, "checkpoint": self.checkpoint, "fold": self.fold}
+        told = msgspec.to_builtins(self)
+        others = told.pop("others", {})
+        return {"code": {}, "test_indices": [], "checkpoint": "best", "fold": 0, **told, **others}
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The content of a metrics.json."""
+        return {name: value for name, value in self.header.items() if name not in ("checkpoint", "fold")}
 
     @property
     def _row(self) -> dict[str, int | float]:
@@ -153,18 +148,12 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
         return Split(*(np.array(getattr(self, f"{name}_indices"), np.int64) for name in Split._fields))
 
 
-@dataclasses.dataclass(frozen=True)
-class Fold:
-    """One of a run's splits."""
+class Fold(NamedTuple):
+    """One of a run's splits, and the folder of its training."""
 
     number: int
     split: Split
     folder: pathlib.Path
-
-    @property
-    def metrics_file(self) -> pathlib.Path:
-        """The file with the scores so far, and how to reproduce them."""
-        return self.folder / "metrics.json"
 
 
 def read_record(file: pathlib.Path, context: str) -> Record:
@@ -198,36 +187,33 @@ def check_split(about: Record, dataset: RawDataset, where: str) -> None:
 
 
 def describe(config: TrainConfig, dataset: RawDataset) -> dict[str, Any]:
-    """Describes a run as metrics.json records it: its settings, environment and data."""
+    """Describes a run as metrics.json records it and JSON returns it: its settings, environment and data."""
     named, task = config.processing.named_pipeline, task_of(dataset, config.model)
-    head, weights = task.custom, task.custom and task.custom.weights(task.outputs)
+    head, camera = task.custom, dataset.camera
     sources = {"pipeline": named and named.source, "classifier_network": head and head.source}
     sources |= {"task": task.source, "score": task.score.source}
+    optional = {
+        "weights": head and head.weights(task.outputs),
+        "colors": dataset.colors,
+        "in_parts": dataset.in_parts,
+        "cameras": {name: json.loads(each.to_json()) for name, each in dataset.cameras.items()},
+    }
     return {
-        # In the form that JSON returns, since earlier runs are compared with these.
         "flags": {name: list(value) if isinstance(value, tuple) else value for name, value in flat(config).items()},
         "code": {flag: dataclasses.asdict(source) for flag, source in sources.items() if source},
-        **({"weights": weights} if weights else {}),
         **environment(),
         "seed": config.optimization.seed,
         "task": dataset.task,
         "has_masks": task.has_masks,
         "scored_by": task.score.name,
         "classes": dataset.classes,
-        **({"colors": dataset.colors} if dataset.colors else {}),
         "shape": list(dataset.shape),
         "white_level": dataset.white_level,
-        **({"in_parts": True} if dataset.in_parts else {}),
         "fingerprint": dataset.fingerprint,
-        **_describe_data(dataset),
+        "data": dataset.content,
+        "camera": camera and json.loads(camera.to_json()),
+        **{name: value for name, value in optional.items() if value},
     }
-
-
-def _describe_data(dataset: RawDataset) -> dict[str, Any]:
-    """Describes the data and the camera, as they are read back from JSON."""
-    camera = dataset.camera and json.loads(dataset.camera.to_json())
-    several = {name: json.loads(each.to_json()) for name, each in dataset.cameras.items()}
-    return {"data": dataset.content, "camera": camera, **({"cameras": several} if several else {})}
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str] = _FREE_TO_CHANGE) -> list[str]:
@@ -247,7 +233,7 @@ def _settings(content: Mapping[str, Any], free: Collection[str]) -> dict[str, An
     for flag in CODE_FLAGS:
         source = content["code"].get(flag)
         said = source and f"{source['function']} of a file of SHA-256 {source['sha256'][:12]}"
-        flags[_SAID.get(flag, flag)] = said or content["flags"].get(flag)
+        flags["head" if flag == "classifier_network" else flag] = said or content["flags"].get(flag)
     return {**flags, "weights": content.get("weights")}
 
 
@@ -267,9 +253,8 @@ def seed_folders(group: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _numbered(parent: pathlib.Path, prefix: str) -> list[pathlib.Path]:
-    found = {folder: _number(folder, prefix) for folder in parent.glob(f"{prefix}_*")}
-    numbers = {folder: number for folder, number in found.items() if number is not None}
-    return sorted(numbers, key=numbers.__getitem__)
+    numbers = {folder: _number(folder, prefix) for folder in parent.glob(f"{prefix}_*")}
+    return sorted((folder for folder in numbers if numbers[folder] is not None), key=lambda each: numbers[each] or 0)
 
 
 def _number(folder: pathlib.Path, prefix: str) -> int | None:
@@ -279,21 +264,19 @@ def _number(folder: pathlib.Path, prefix: str) -> int | None:
 
 def members(uri: str) -> list[pathlib.Path]:
     """Returns the folders of a group's members, by their seeds; the folder itself if it is a run or a fold."""
-    folders = seed_folders(pathlib.Path(uri)) or [pathlib.Path(uri)]
-    files = [folder / "fold_0" / "metrics.json" for folder in folders[len(folders) == 1 :]]
-    known = {file: read_record(file, uri).content for file in files if file.exists()}
-    first = next(iter(known.values()), {})
-    for file, content in known.items():
-        if found := differences(first, content, _FREE_IN_A_GROUP):
-            name = file.parent.parent.name
+    folders = seed_folders(pathlib.Path(uri))
+    files = [folder / "fold_0" / "metrics.json" for folder in folders]
+    known = {file.parent.parent.name: read_record(file, uri).content for file in files if file.exists()}
+    for name, content in known.items():
+        if found := differences(next(iter(known.values())), content, _FREE_IN_A_GROUP):
             raise InputError(f"{uri}: {name} differs from the first member in more than the seed: {'; '.join(found)}")
-    return folders
+    return folders or [pathlib.Path(uri)]
 
 
 def fold_folder(uri: str, fold: int, where: str) -> pathlib.Path:
     """Returns the folder of a fold in an earlier run; a fold's folder stands for itself.
 
-    `where` names `uri` in an error, such as the flag with its value.
+    `where` names `uri` in an error, such as the argument with its value.
     """
     root = pathlib.Path(uri)
     # Resolved for links with another name and for ".".
@@ -301,15 +284,12 @@ def fold_folder(uri: str, fold: int, where: str) -> pathlib.Path:
         return root
     if (root / f"fold_{fold}").is_dir():
         return root / f"fold_{fold}"
-    found = ", ".join(folder.name for folder in fold_folders(root)) or "no fold_* folder"
-    reason = f"found {found}" if root.is_dir() else _not_found(root)
+    reason = f"found {', '.join(folder.name for folder in fold_folders(root)) or 'no fold_* folder'}"
+    if not root.is_dir():
+        # A run of the same name in the folder of an experiment.
+        deeper = [each for each in root.parent.glob(f"*/{root.name}") if fold_folders(each) or seed_folders(each)]
+        reason = f"not found; did you mean {min(deeper)}?" if deeper else "not found"
     raise InputError(f"{where} must be a run folder with a fold_{fold}: {reason}")
-
-
-def _not_found(run: pathlib.Path) -> str:
-    """Describes a missing run folder, and suggests a run of the same name in an experiment folder."""
-    deeper = [each for each in run.parent.glob(f"*/{run.name}") if fold_folders(each) or seed_folders(each)]
-    return f"not found; did you mean {min(deeper)}?" if deeper else "not found"
 
 
 def run_names(uris: Sequence[str]) -> list[str]:

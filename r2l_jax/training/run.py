@@ -15,21 +15,16 @@ from jaxtyping import Array, Float32, Shaped
 
 import isp
 from isp.metering import Part
-from r2l_jax import named_code
-from r2l_jax.config import CHECKPOINTS
 from r2l_jax.data.files.decoding import check_finite
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.reference_camera import Reference
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.devices import compiler
-from r2l_jax.devices.placement import shardings
 from r2l_jax.errors import InputError
 from r2l_jax.model.adaptation import adapt
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import NamedPipeline, metering_of
-from r2l_jax.training.artifact import Artifact, open_file, open_fold
-from r2l_jax.training.model_io import NAME, read_file
-from r2l_jax.training.record import fold_folder, fold_folders, members, read_record
+from r2l_jax.training.model_io import NAME, Trained, open, places_of, read_file, record_of
 
 # The default number of raw images processed at once.
 BATCH = 32
@@ -48,7 +43,7 @@ class Run:
     Each size is compiled once, and `batch_size` images are processed at once.
     """
 
-    def __init__(self, folds: Sequence[Artifact]):
+    def __init__(self, folds: Sequence[Trained]):
         self.folds = tuple(folds)
         first = self.folds[0]
         self.about, self.config, self.task = first.about, first.config, first.task
@@ -57,7 +52,7 @@ class Run:
         # All at once, since several processes load each checkpoint together.
         self.model, *_ = [fold.model for fold in self.folds]
 
-    def __iter__(self) -> Iterator[Artifact]:
+    def __iter__(self) -> Iterator[Trained]:
         """Yields the folds."""
         return iter(self.folds)
 
@@ -304,32 +299,9 @@ def load(
             raw, camera = r2l_jax.data.read_raw("IMG_0001.dng")
             probabilities = model.predict(raw[:64, :64])
     """
-    if checkpoint not in CHECKPOINTS:
-        raise InputError(f"checkpoint must be one of {', '.join(CHECKPOINTS)}, got {checkpoint!r}")
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    codes = [code] if isinstance(code, str) else code
-    given = {each: named_code.load(each, "code", "pipeline or head")[0] for each in codes}
-    how = checkpoint, shardings().everywhere if with_data else device, given, data_dir
-    if pathlib.Path(path).is_file():
-        folds = [open_file(pathlib.Path(path), *how)]
-    else:
-        folds = [open_fold(each, *how) for member in members(str(path)) for each in _folders(member, fold)]
-    for each in folds if with_data else ():
-        each.load_data()
-    return Run(folds)
+    return Run(open(path, fold, checkpoint, code, data_dir, with_data))
 
 
 def predicts_masks(path: str | os.PathLike, fold: int | Sequence[int] | None = 0) -> bool:
     """Tells whether a finished model, see `load`, predicts masks, from its description alone."""
-    if pathlib.Path(path).is_file():
-        return read_file(pathlib.Path(path))[0].has_masks
-    folder, *_ = _folders(members(str(path))[0], fold)
-    return read_record(folder / "metrics.json", "choose a finished run").has_masks
-
-
-def _folders(run: pathlib.Path, fold: int | Sequence[int] | None) -> list[pathlib.Path]:
-    """Returns the folders of folds of a run; a fold's folder stands for itself."""
-    if fold is None and (found := fold_folders(run)):
-        return found
-    numbers = [fold or 0] if fold is None or isinstance(fold, int) else fold
-    return [fold_folder(str(run), number, str(run)) for number in numbers]
+    return record_of(places_of(path, fold)[0]).has_masks

@@ -1,7 +1,6 @@
 """The initial training state of a fold."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +21,10 @@ from r2l_jax.model.processors import Processor
 from r2l_jax.model.settings import HALF_SIZE_MODES
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import metered
-from r2l_jax.training.model_io import restore, stored_arrays
+from r2l_jax.training.model_io import restore, stored
 from r2l_jax.training.record import Fold, fold_folder, read_record
 from r2l_jax.training.steps import Steps, TrainState
+from tasks.layers import EPSILON
 
 # The number of samples that initialize the running statistics of a learned processing.
 _SAMPLES = 256
@@ -33,22 +33,17 @@ _SAMPLES = 256
 _METERED = 64
 
 
-class _Origin(NamedTuple):
-    """An earlier run, the argument that names it, and the parts that it provides."""
+def _origins(config: TrainConfig, architecture: Architecture) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Lists the earlier runs that provide the processor, with the normalization that it measured, and the head.
 
-    where: str
-    uri: str
-    parts: tuple[str, ...]
-
-
-def _origins(config: TrainConfig, architecture: Architecture) -> list[_Origin]:
-    """Lists the earlier runs that provide the processor, with the normalization that it measured, and the head."""
+    Each comes with the argument that names it, and the parts that it provides.
+    """
     of_processor = ("processor", "normalizer") if architecture.measures_normalization else ("processor",)
     given = (
         ("processor_uri", config.processing.processor_uri, of_processor),
         ("classifier_uri", config.model.classifier_uri, ("head",)),
     )
-    return [_Origin(f"`{name}={uri}`", uri, parts) for name, uri, parts in given if uri]
+    return [(f"`{name}={uri}`", uri, parts) for name, uri, parts in given if uri]
 
 
 def check_origins(config: TrainConfig, architecture: Architecture, dataset: RawDataset, fold: Fold) -> None:
@@ -61,7 +56,7 @@ def check_origins(config: TrainConfig, architecture: Architecture, dataset: RawD
         if config.tracking.overwrite and fold.folder.parent.resolve() in folder.parents:
             raise InputError(f"{where} is inside the run that `overwrite` would remove")
         earlier = read_record(folder / "metrics.json", where)
-        stored_arrays(folder, shardings().everywhere, "best", where)
+        stored(folder, shardings().everywhere, "best", where)
         parts = {"validation": fold.split.valid, "test": fold.split.test}
         seen = [
             f"{count} of {len(indices)} {name} samples"
@@ -75,26 +70,30 @@ def check_origins(config: TrainConfig, architecture: Architecture, dataset: RawD
             )
 
 
-def check_weights(config: TrainConfig, task: Task) -> None:
-    """Raises an InputError unless the ImageNet weights, if wanted, fit the head."""
-    if config.model.classifier_pretrained:
-        head = nnx.eval_shape(lambda: task.make_head(nnx.Rngs(0)))
-        load_weights(head, task.network, config.model.pretrained_weights)
+def pretrained_head(config: TrainConfig, task: Task, own: nnx.State | None = None) -> nnx.Module | None:
+    """Makes a head with the ImageNet weights and the rest of its `own` state, which may be abstract.
+
+    None if they are not wanted; an InputError if they do not fit the head.
+    """
+    if not config.model.classifier_pretrained:
+        return None
+    head = nnx.eval_shape(lambda: task.make_head(nnx.Rngs(0)))
+    if own is not None:
+        nnx.update(head, own)
+    load_weights(head, task.network, config.model.pretrained_weights)
+    return head
 
 
 def provide(model: nnx.State, config: TrainConfig, architecture: Architecture, fold: int) -> None:
     """Replaces the parts of a fresh model that come from earlier runs or from ImageNet, in place."""
-    task = architecture.task
+    everywhere, task = shardings().everywhere, architecture.task
     for where, uri, parts in _origins(config, architecture):
-        stored = stored_arrays(fold_folder(uri, fold, where), shardings().everywhere, "best", where)
-        fresh = restore(model, stored, parts, where, (ADDITIVE_LAYER,), task.class_layers)
+        arrays, _ = stored(fold_folder(uri, fold, where), everywhere, "best", where)
+        fresh = restore(model, arrays, parts, where, (ADDITIVE_LAYER,), task.class_layers)
         if fresh and is_first():
             print(f"{spelled(where)} has different classes: layer {', '.join(fresh)} of the head keeps random weights")
-    if config.model.classifier_pretrained:
-        head = nnx.eval_shape(lambda: task.make_head(nnx.Rngs(0)))
-        nnx.update(head, model["head"])
-        load_weights(head, task.network, config.model.pretrained_weights)
-        weights = jax.device_put(nnx.to_pure_dict(nnx.state(head)), shardings().everywhere)
+    if (head := pretrained_head(config, task, model["head"])) is not None:
+        weights = jax.device_put(nnx.to_pure_dict(nnx.state(head)), everywhere)
         restore(model, {"head": weights}, ("head",))
 
 
@@ -111,31 +110,30 @@ def initial_state(
 
     If a checkpoint is restored afterwards (`resumes`), only the shapes matter.
     """
-    everywhere, architecture = shardings().everywhere, steps.architecture
-    learns_pipeline, from_run = architecture.processing.learns_pipeline, config.processing.processor_uri
-    measures, train = architecture.measures_normalization, fold.split.train
-    statistics = None if learns_pipeline else to_devices(unknown_statistics(), everywhere)
+    architecture, everywhere, train = steps.architecture, shardings().everywhere, fold.split.train
+    processing, measures = architecture.processing, architecture.measures_normalization
+    from_run = config.processing.processor_uri
+    # If no step updates the statistics, the head would see images unlike its training images. If steps do, initial
+    # values of 0 and 1 would outweigh the variance of dark images, such as 0.0007, for the first hundred steps.
+    some = train if steps.rule.keeps_statistics else train[:_SAMPLES]
+    statistics = None if processing.learns_pipeline else to_devices(unknown_statistics(), everywhere)
     if resumes:
         return steps.begin(steps.init(key, statistics))
     processor = start_of_processor(architecture, dataset, train)
     # A neural network normalizes its input, whatever the head does with its output.
-    if statistics is not None and (measures or architecture.processing.learns):
-        statistics = published_statistics(config) or measured_statistics(processor, dataset, train, batch_size)
+    if statistics is not None and (measures or processing.learns):
+        statistics = published_statistics(config) or standardization(processor, dataset, train, batch_size)
     model = steps.init(key, statistics)
-    if architecture.processing.auto and not from_run:
+    if processing.auto and not from_run:
         start = to_devices(nnx.to_pure_dict(nnx.state(processor)), everywhere)
         restore(model, {"processor": start}, ("processor",), optional=(ADDITIVE_LAYER,))
-    if learns_pipeline and measures and not from_run:
-        # If no step updates the statistics, the head would see images unlike its training images. If steps do, initial
-        # values of 0 and 1 would outweigh the variance of dark images, such as 0.0007, for the first hundred steps.
-        indices = train if steps.rule.keeps_statistics else train[:_SAMPLES]
-        mean, var = moments(processor, dataset, indices, batch_size)
+    if processing.learns_pipeline and measures and not from_run:
+        mean, var = moments(processor, dataset, some, batch_size)
         restore(model, {"normalizer": {"mean": mean, "var": var}}, ("normalizer",))
     provide(model, config, architecture, fold.number)
     if not measures:
-        indices = train[:_SAMPLES] if config.optimization.epochs and not steps.rule.keeps_statistics else train
         processor = nnx.merge(nnx.graphdef(architecture.abstract()), model).processor
-        mean, var = moments(processor, dataset, indices, batch_size)
+        mean, var = moments(processor, dataset, some if config.optimization.epochs else train, batch_size)
         known = {"known_mean": mean, "known_var": var}
         restore(model, {"normalizer": known}, ("normalizer",), optional=("mean", "std"))
     return steps.begin(model)
@@ -165,14 +163,11 @@ def published_statistics(config: TrainConfig) -> Statistics | None:
     return known and to_devices(tuple(np.array(each, np.float32) for each in known), shardings().everywhere)
 
 
-def measured_statistics(processor: Processor, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> Statistics:
-    """Computes the mean and standard deviation of each channel over the images that a processor makes of some samples.
-
-    The processor of a neural network's input is the one that shrinks raw images.
-    """
+def standardization(processor: Processor, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> Statistics:
+    """Computes the mean and standard deviation of each channel, see `moments`."""
     mean, var = moments(processor, dataset, indices, batch_size)
     # The epsilon of a batch norm, for a channel that is constant.
-    return mean, jnp.sqrt(var + 1e-5)
+    return mean, jnp.sqrt(var + EPSILON)
 
 
 def moments(processor: Processor, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> Statistics:

@@ -6,7 +6,7 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,6 @@ from r2l_jax.cli.progress import Bar
 from r2l_jax.cli.stop import Interrupted
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
-from r2l_jax.data.loader import Batch
 from r2l_jax.devices.hosts import any_process, is_first, on_first_process
 from r2l_jax.devices.placement import OneAhead, each_on_devices, shardings, to_devices
 from r2l_jax.errors import InputError, warn
@@ -27,15 +26,14 @@ from r2l_jax.model.normalized_heads import has_gradient
 from r2l_jax.model.tasks import Task
 from r2l_jax.results.files import EVENTS, check_output_folder, write_json, write_safetensors
 from r2l_jax.results.locks import writing_to
-from r2l_jax.training import tracking
-from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.checkpoint import Checkpoints, Quality, drop_optimizer
-from r2l_jax.training.model_io import CLEAN, NAME, named, restore, stored_arrays
+from r2l_jax.training.model_io import CLEAN, NAME, PARTS, Trained, named, restore, stored
 from r2l_jax.training.plan import Plan
 from r2l_jax.training.record import Fold, Record, fold_folders, read_record, seed_folders
 from r2l_jax.training.results import write_result
 from r2l_jax.training.start import initial_state
 from r2l_jax.training.steps import Steps, TrainState, make_steps
+from r2l_jax.training.tracking import Tracker, class_table, closing, epoch_line, record_samples, run_table
 from r2l_jax.training.update import GradientDescent
 
 Numbers = dict[str, Any]
@@ -100,16 +98,16 @@ def _summary(steps: Steps, results: Sequence[Numbers]) -> Numbers:
 def _show(config: TrainConfig, steps: Steps, results: Sequence[Numbers], summary: Numbers, seconds: float) -> None:
     task = steps.task
     if task.classes:
-        print(tracking.class_table(results, task.class_metrics))
+        print(class_table(results, task.class_metrics))
     if config.optimization.epochs > 0:
-        print(f"\n{tracking.run_table(results, summary)}")
+        print(f"\n{run_table(results, summary)}")
     elif task.score.name == "accuracy" and (found := summary["val_accuracy"]["mean"]) <= 0.2 + 0.8 / len(task.classes):
         warn(
             f"an accuracy of {found:.3f} is close to chance, so drift can hardly lower it: if the network should do "
             "better, check its mean and std, its size and the order of its classes"
         )
     head = steps.architecture.frozen_head
-    print(f"\n{tracking.closing(config, seconds, head is None or has_gradient(head))}")
+    print(f"\n{closing(config, seconds, head is None or has_gradient(head))}")
 
 
 def _joined(batches: Sequence[Mapping[str, Any]]) -> Outcome:
@@ -133,67 +131,100 @@ class FoldTraining:
     """Trains one fold of a run."""
 
     def __init__(self, plan: Plan, steps: Steps, fold: Fold):
-        self._plan, self._config, self._steps, self._fold = plan, plan.config, steps, fold
-        self._task, self._rule, self._dataset, self._batches = steps.task, steps.rule, plan.dataset, plan.batches
-        self._optimization, self._wanted = plan.config.optimization, plan.config.tracking
-        self._finished, self._adds = None, False
-        if fold.metrics_file.exists():
-            earlier = read_record(fold.metrics_file, "start over with `overwrite`")
-            if earlier.complete and earlier.flags == plan.described["flags"]:
-                self._finished = earlier.content
-            self._adds = earlier.complete  # pictures that this call requests and the earlier one did not
-        self._history: list[Numbers] = []
-        self._validated: Outcome | None = None  # the outcome of the last validation
+        self.plan, self.steps, self.fold, self.dataset = plan, steps, fold, plan.dataset
+        self.task, self.rule, self.batches = steps.task, steps.rule, plan.batches
+        self.optimization, self.tracking = plan.config.optimization, plan.config.tracking
+        self.history: list[Numbers] = []
+        self.validated: Outcome | None = None  # the outcome of the last validation
 
     def finish(self) -> Numbers:
         """Trains from the start or the last checkpoint to the end, and returns the content of metrics.json."""
-        content, folder = self._finished, self._fold.folder / "checkpoints"
-        if content is None:
-            with Checkpoints(folder, enabled=self._wanted.log_model) as checkpoints:
-                state, final = self._train(checkpoints)
+        folder, file = self.fold.folder / "checkpoints", self.fold.folder / "metrics.json"
+        earlier = read_record(file, "start over with `overwrite`") if file.exists() else None
+        if earlier is not None and earlier.complete and earlier.flags == self.plan.described["flags"]:
+            content = earlier.content
+        else:
+            with Checkpoints(folder, enabled=self.tracking.log_model) as checkpoints:
+                # This call may request pictures that an earlier one did not.
+                state, final = self._train(checkpoints, adds=earlier is not None and earlier.complete)
             content = self._content(final)
-            if self._wanted.save_locally or self._optimization.camera_augmentation:
+            if self.tracking.save_locally or self.optimization.camera_augmentation:
                 # After the checkpoints are complete, and before the fold counts as finished.
                 self._write_models(content, state)
             if is_first():
-                write_result(self._fold, content, self._task, self._steps.architecture.abstract().processor)
+                write_result(self.fold, content, self.task, self.steps.architecture.abstract().processor)
             self._record(content)
-        if is_first() and not self._rule.state_is_result:
+        if is_first() and not self.rule.state_is_result:
             drop_optimizer(folder)
         return content
 
-    def _train(self, checkpoints: Checkpoints) -> tuple[TrainState, Numbers]:
+    def _train(self, checkpoints: Checkpoints, adds: bool) -> tuple[TrainState, Numbers]:
         """Returns the state after the last epoch, and the final numbers."""
-        steps, wanted, dataset, batches = self._steps, self._wanted, self._dataset, self._batches
-        epochs, seed, samples = self._optimization.epochs, self._optimization.seed, self._fold.split.train
-        init_key, step_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), self._fold.number))
-        state = initial_state(steps, self._config, dataset, self._fold, batches.size, init_key, checkpoints.found)
+        steps, dataset, history, fold, tracking = self.steps, self.dataset, self.history, self.fold, self.tracking
+        epochs, seed, (size, per_epoch) = self.optimization.epochs, self.optimization.seed, self.batches
+        every, rate = self.optimization.check_val_every_n_epoch, steps.settings.optimizer.rate
+
+        # The model: fresh, of earlier runs, or of the last checkpoint, with the epochs and outcomes so far.
+        init_key, step_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), fold.number))
+        state = initial_state(steps, self.plan.config, dataset, fold, size, init_key, checkpoints.found)
         start = None if checkpoints.found else jax.device_get(state.processor)
-        state, self._history, earlier = checkpoints.restore(state)
-        history, last_step = self._history, epochs * batches.per_epoch
-        loaded = loader.train_batches(dataset, samples, batches.size, seed, int(state.step))
-        tracker = tracking.Tracker(self._fold.folder, len(history), "arrays" in wanted.track, enabled=is_first())
-        with self._bar(int(state.step), last_step) as bar, tracker:
+        state, history[:], earlier = checkpoints.restore(state)
+
+        loaded = loader.train_batches(dataset, fold.split.train, size, seed, int(state.step))
+        tracker = Tracker(fold.folder, len(history), "arrays" in tracking.track, enabled=is_first())
+        with self._bar(int(state.step)) as bar, tracker:
             self._record(self._content())
             if start is not None:
                 tracker.start(start)
             if not epochs and not history:
-                started = time.perf_counter()
+                began = time.perf_counter()
                 history.append({"epoch": 0, **self._scores("val", self._validate(state))})
-                history[0]["seconds"] = time.perf_counter() - started
-                tracking.record_samples(tracker, wanted, dataset, steps, state, 0)
+                history[0]["seconds"] = time.perf_counter() - began
+                record_samples(tracker, tracking, dataset, steps, state, 0)
                 checkpoints.save(state, history, self._quality(history[0]))
             for epoch in range(len(history), epochs):
+                # The steps of the epoch that are left.
                 key = jax.random.fold_in(step_key, epoch)
-                state, outcome, speed = self._epoch(state, loaded, key, earlier, bar, checkpoints)
-                state, row, sums = self._end_epoch(state, outcome, epoch, speed)
-                earlier = {}
+                outcomes: list[Mapping[str, Any]] = [earlier] if earlier else []
+                first, last = int(state.step), (epoch + 1) * per_epoch
+                ahead, began, earlier = OneAhead(), time.perf_counter(), {}
+                for step in range(first + 1, last + 1):
+                    batch = to_devices(next(loaded), shardings().split)
+                    state, outcome = steps.train(state, batch, key)
+                    outcomes.append(ahead.begun(outcome))
+                    if step == first + 1 < last:
+                        # The clock starts after the first call, which may compile.
+                        jax.block_until_ready(outcome)
+                        began = time.perf_counter()
+                    bar.update()
+                    # The validation at an epoch's end still belongs to the epoch.
+                    if step < last and jax.process_count() == 1 and stop.requested():
+                        checkpoints.save(state, history, None, _joined(outcomes))
+                        raise self._interrupted(f"at step {step} of {epochs * per_epoch}")
+                # Waits for the last step, on which the device may still work, before the clock is read.
+                sums, processor = jax.device_get((state.sums, state.processor))
+                speed = max(last - first - 1, 1) * size / (time.perf_counter() - began)
+
+                # The numbers of the epoch.
+                if not all(np.isfinite(array).all() for array in jax.tree.leaves((sums["loss"], processor))):
+                    raise InputError(
+                        f"training diverged in epoch {epoch + 1}: loss or parameters are not finite; lower `lr`"
+                    )
+                state, outcome = state.replace(sums=steps.zero_sums()), _joined(outcomes)
+                weights, score = outcome["weight"], self.task.score
+                means = {name: float(sums[name] / weights.sum()) for name in ("loss", *self.rule.metrics)}
+                means[score.name] = float(score(outcome, weights))
+                row: Numbers = {"epoch": epoch, **{f"train_{name}": value for name, value in means.items()}}
+                row["seconds"] = per_epoch * size / speed
+                if (epoch + 1) % every == 0 or epoch + 1 == epochs:
+                    row |= self._scores("val", self._validate(state))
+
                 # Before the checkpoint: a call that resumes from it records only later epochs.
-                rate = steps.settings.optimizer.rate.at(int(state.step) - 1)
-                tracker.scalars({"learning_rate": rate, "images_per_second": speed}, epoch)
-                if "every_epoch" in wanted.track or epoch + 1 == epochs:
-                    tracking.record_samples(tracker, wanted, dataset, steps, state, epoch)
-                tracker.epoch(steps, state, row, sums, batches.per_epoch)
+                rates = {"learning_rate": rate.at(int(state.step) - 1), "images_per_second": speed}
+                tracker.scalars(rates, epoch)
+                if "every_epoch" in tracking.track or epoch + 1 == epochs:
+                    record_samples(tracker, tracking, dataset, steps, state, epoch)
+                tracker.epoch(steps, state, row, sums, per_epoch)
                 history.append(row)
                 checkpoints.save(state, history, self._quality(row))
                 self._say(bar, row)
@@ -201,49 +232,15 @@ class FoldTraining:
                 if epoch + 1 < epochs and any_process(stop.requested()):
                     raise self._interrupted(f"after epoch {epoch + 1} of {epochs}")
             final = self._final(state)
-            if self._adds:
-                tracking.record_samples(tracker, wanted, dataset, steps, state, history[-1]["epoch"])
+            if adds:
+                record_samples(tracker, tracking, dataset, steps, state, history[-1]["epoch"])
         return state, final
 
-    def _epoch(
-        self,
-        state: TrainState,
-        loaded: Iterator[Batch],
-        key: jax.Array,
-        earlier: Outcome,
-        bar: Bar,
-        checkpoints: Checkpoints,
-    ) -> tuple[TrainState, Outcome, float]:
-        """Takes the steps of an epoch that are left, after those with the `earlier` outcome.
-
-        Returns the next state, the outcome of the epoch, and the images per second.
-        """
-        ahead, started, first, per_epoch = OneAhead(), time.perf_counter(), int(state.step), self._batches.per_epoch
-        last = (len(self._history) + 1) * per_epoch
-        outcomes: list[Mapping[str, Any]] = [earlier] if earlier else []
-        for step in range(first + 1, last + 1):
-            batch = to_devices(next(loaded), shardings().split)
-            state, outcome = self._steps.train(state, batch, key)
-            outcomes.append(ahead.begun(outcome))
-            if step == first + 1 < last:
-                # The clock starts after the first call, which may compile.
-                jax.block_until_ready(outcome)
-                started = time.perf_counter()
-            bar.update()
-            # The validation at an epoch's end still belongs to the epoch.
-            if step < last and jax.process_count() == 1 and stop.requested():
-                checkpoints.save(state, self._history, None, _joined(outcomes))
-                raise self._interrupted(f"at step {step} of {self._optimization.epochs * per_epoch}")
-        # Waits for the last step, on which the device may still work, before the clock is read.
-        jax.block_until_ready(state.sums)
-        images = max(last - first - 1, 1) * self._batches.size
-        return state, _joined(outcomes), images / (time.perf_counter() - started)
-
-    def _bar(self, first_step: int, steps: int) -> Bar:
+    def _bar(self, done: int) -> Bar:
         return Bar(
-            total=steps,
-            initial=first_step,
-            desc=f"fold {self._fold.number + 1}/{len(self._plan.folds)}",
+            total=self.optimization.epochs * self.batches.per_epoch,
+            initial=done,
+            desc=f"fold {self.fold.number + 1}/{len(self.plan.folds)}",
             unit="step",
             disable=None if is_first() else True,
             ncols=min(shutil.get_terminal_size().columns, _COLUMNS),
@@ -253,32 +250,14 @@ class FoldTraining:
     def _say(self, bar: Bar, row: Numbers) -> None:
         """Prints the line of an epoch to stderr, above the progress bar if there is one."""
         if is_first():
-            epochs, score = self._optimization.epochs, self._task.score.name
-            bar.write(tracking.epoch_line(row, epochs, score, self._best is row), file=sys.stderr)
-
-    def _end_epoch(
-        self, state: TrainState, outcome: Outcome, epoch: int, speed: float
-    ) -> tuple[TrainState, Numbers, Numbers]:
-        """Validates if due, and returns the state of the next epoch, this one's numbers and its sums."""
-        batches, epochs = self._batches, self._optimization.epochs
-        sums, processor = jax.device_get((state.sums, state.processor))
-        if not all(np.isfinite(array).all() for array in jax.tree.leaves((sums["loss"], processor))):
-            raise InputError(f"training diverged in epoch {epoch + 1}: loss or parameters are not finite; lower `lr`")
-        state = state.replace(sums=self._steps.zero_sums())
-        weights, score = outcome["weight"], self._task.score
-        row: Numbers = {"epoch": epoch}
-        row |= {f"train_{name}": float(sums[name] / weights.sum()) for name in ("loss", *self._rule.metrics)}
-        row |= {f"train_{score.name}": float(score(outcome, weights))}
-        row["seconds"] = batches.per_epoch * batches.size / speed
-        if (epoch + 1) % self._optimization.check_val_every_n_epoch == 0 or epoch + 1 == epochs:
-            row |= self._scores("val", self._validate(state))
-        return state, row, sums
+            epochs, score = self.optimization.epochs, self.task.score.name
+            bar.write(epoch_line(row, epochs, score, self._best is row), file=sys.stderr)
 
     def _final(self, state: TrainState) -> Numbers:
         """Returns the numbers of the last and the best epoch, and of each class."""
         # The last epoch was validated in this state, unless an earlier call has trained it.
-        steps, task, outcome = self._steps, self._task, self._validated or self._validate(state)
-        last, best = self._history[-1], self._best
+        steps, task, outcome = self.steps, self.task, self.validated or self._validate(state)
+        last, best = self.history[-1], self._best
         assert best is not None  # the last epoch is always validated
         final = {
             **{name: last[name] for name in steps.summary if name in last},
@@ -286,41 +265,41 @@ class FoldTraining:
             **{f"best_val_{name}": best[f"val_{name}"] for name in (task.score.name, "loss", *task.metrics)},
             **(_by_class(task, outcome) if task.classes else {}),
         }
-        if (reference := self._rule.reference(state.model, state.opt_state)) is not None:
+        if (reference := self.rule.reference(state.model, state.opt_state)) is not None:
             by_default = self._scores("default_val", self._validate(state.replace(model=reference)))
-            final |= {name: by_default[name] for name in by_default if name[12:] not in self._rule.metrics}
+            final |= {name: by_default[name] for name in by_default if name[12:] not in self.rule.metrics}
         return final
 
     def _validate(self, state: TrainState) -> Outcome:
         """Computes the outcomes of the validation samples, with the rule's metrics and the samples' `weight`."""
-        batches = loader.eval_batches(self._dataset, self._fold.split.valid, self._batches.size)
-        evaluate = functools.partial(self._steps.evaluate, state)
-        self._validated = outcome = _joined([*each_on_devices(evaluate, batches)])
+        batches = loader.eval_batches(self.dataset, self.fold.split.valid, self.batches.size)
+        evaluate = functools.partial(self.steps.evaluate, state)
+        self.validated = outcome = _joined([*each_on_devices(evaluate, batches)])
         return outcome
 
     def _scores(self, split: str, outcome: Outcome) -> dict[str, float]:
         """Computes the mean loss, the scores of the task, and the means of the rule's metrics, named by the split."""
         weights = outcome["weight"]
-        scores = self._task.scores(outcome, weights)
-        scores |= {name: float(np.average(outcome[name], weights=weights)) for name in self._rule.metrics}
+        scores = self.task.scores(outcome, weights)
+        scores |= {name: float(np.average(outcome[name], weights=weights)) for name in self.rule.metrics}
         return {f"{split}_{name}": value for name, value in scores.items()}
 
     @property
     def _best(self) -> Numbers | None:
         """The numbers of the best epoch; None if none was validated."""
-        ranked = [(quality, row) for row in self._history if (quality := self._quality(row)) is not None]
+        ranked = [(quality, row) for row in self.history if (quality := self._quality(row)) is not None]
         return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
 
     def _quality(self, row: Mapping[str, Any]) -> Quality | None:
         """Ranks an epoch by its score, then by its loss, then by its number; None if it was not validated."""
-        score, sign = f"val_{self._task.score.name}", self._rule.sign
+        score, sign = f"val_{self.task.score.name}", self.rule.sign
         if score not in row:
             return None
         numbers = np.array([sign * row[score], -sign * row["val_loss"], -row["epoch"]])
         return np.nan_to_num(numbers, nan=-np.inf).tolist()
 
     def _interrupted(self, where: str) -> Interrupted:
-        left = "the same command resumes there" if self._wanted.log_model else "no checkpoint was written"
+        left = "the same command resumes there" if self.tracking.log_model else "no checkpoint was written"
         return Interrupted(f"stopped {where}; {left}")
 
     def _content(self, final: Mapping[str, Any] | None = None) -> Numbers:
@@ -328,36 +307,34 @@ class FoldTraining:
         return {
             "complete": final is not None,
             **(final or {}),
-            "history": self._history,
-            **self._plan.described,
-            **{f"{name}_indices": indices.tolist() for name, indices in self._fold.split._asdict().items()},
+            "history": self.history,
+            **self.plan.described,
+            **{f"{name}_indices": indices.tolist() for name, indices in self.fold.split._asdict().items()},
         }
 
     def _record(self, content: Numbers) -> None:
         if is_first():
-            write_json(self._fold.metrics_file, content)
+            write_json(self.fold.folder / "metrics.json", content)
 
     def _write_models(self, content: Numbers, state: TrainState) -> None:
         """Writes the statistics of clean images after camera augmentation; if wanted, the best model to one file.
 
         Without checkpoints, the model of the last epoch is the only one.
         """
-        fold, clean = self._fold, dict[str, np.ndarray]()
-        for which in ("last", "best") if self._wanted.log_model else ("last",):
+        folder, clean, best = self.fold.folder, dict[str, np.ndarray](), "best" if self.tracking.log_model else "last"
+        for which in dict.fromkeys(("last", best)):
             if which == "best":
-                stored = stored_arrays(fold.folder, shardings().everywhere, which, str(fold.folder))
-                restore(state.model, stored, tuple(stored), str(fold.folder))
+                arrays, _ = stored(folder, shardings().everywhere, which, str(folder))
+                restore(state.model, arrays, PARTS, str(folder))
             if not is_first():
                 continue
-            about = Record.of({**content, "checkpoint": which, "fold": fold.number}, str(fold.folder))
-            model = nnx.merge(nnx.graphdef(self._steps.architecture.abstract()), state.model)
-            loading = (lambda _, model=model: model), (lambda: self._dataset)
-            artifact = Artifact(fold.folder, about, self._config, fold.split, *loading)
-            if self._optimization.camera_augmentation:
-                known = artifact.observed()
-                clean |= named(known, which)
-                artifact = dataclasses.replace(artifact, load_clean=lambda known=known: known)
-            if self._wanted.save_locally and which == ("best" if self._wanted.log_model else "last"):
-                artifact.write(fold.folder / NAME)
+            about = Record.of({**content, "checkpoint": which, "fold": self.fold.number}, str(folder))
+            model = nnx.merge(nnx.graphdef(self.steps.architecture.abstract()), state.model)
+            trained = Trained(folder, about, self.plan.config, self.fold.split, model, in_memory=self.dataset)
+            if self.optimization.camera_augmentation:
+                trained = dataclasses.replace(trained, stored_clean=trained.observed())
+                clean |= named(trained.stored_clean, which)
+            if self.tracking.save_locally and which == best:
+                trained.write(folder / NAME)
         if clean:
-            write_safetensors(fold.folder / CLEAN, clean, {})
+            write_safetensors(folder / CLEAN, clean, {})

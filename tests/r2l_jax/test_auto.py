@@ -119,7 +119,7 @@ def test_another_pipeline_meters_as_each_model_does(fold, tmp_path):
 
 def test_an_adapted_model_of_another_pipeline_meters_as_before(fold, tmp_path):
     model = fold.model
-    unset = dataclasses.replace(fold, config=replace(fold.config, auto=()), load_model=lambda _: model)
+    unset = dataclasses.replace(fold, config=replace(fold.config, auto=()), model=model)
     other = find_pipeline(OTHER)
     processor = other.metered_as(model.processor)(fold.dataset.camera)
     adapted = type(model)(processor, model.normalizer, model.head)

@@ -11,7 +11,7 @@ from r2l_jax.apps.export.parts import Part
 from r2l_jax.drift.limits import stated
 from r2l_jax.model.processors import Standardize
 from r2l_jax.pipelines import camera_with, metering_of
-from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.model_io import Trained
 from r2l_jax.training.run import Run
 
 # How an export sets its exposure and white balance, by whether the model was trained on parts of frames.
@@ -36,7 +36,7 @@ def described(model: Run, parts: Mapping[str, Part]) -> dict[str, Any]:
     }
 
 
-def _trained(fold: Artifact) -> dict[str, Any]:
+def _trained(fold: Trained) -> dict[str, Any]:
     """Describes the training of one model, in which the models of an ensemble differ."""
     layer = fold.model.normalizer
     deviation = layer.std[...] if isinstance(layer, Standardize) else jnp.sqrt(layer.var[...] + layer.epsilon)

@@ -35,7 +35,7 @@ from r2l_jax.results import result, store
 from r2l_jax.results.contact_sheet import contact_sheet
 from r2l_jax.results.locks import writing_to
 from r2l_jax.results.result import SCORE, Cell, Column, Figure, Result, Table, cached
-from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.model_io import Trained
 from r2l_jax.training.run import Run
 
 # Tables show the values of parameters with at most this many.
@@ -94,7 +94,7 @@ def _link_members(config: AdjustmentConfig, folds: Sequence[TrainedFold]) -> Non
             link.symlink_to(os.path.relpath(outputs[member] / drift.name, link.parent), target_is_directory=True)
 
 
-def _check(config: AdjustmentConfig, fold: Artifact) -> None:
+def _check(config: AdjustmentConfig, fold: Trained) -> None:
     """Raises an InputError unless a fold can be adapted to all drifts, before anything is computed."""
     Run([fold]).check_parameters()
     if config.intensities and not fold.config.data.has_intensities:
@@ -147,7 +147,7 @@ def _adapted(config: AdjustmentConfig, trained: TrainedFold, drift: Case, clean:
     return found
 
 
-def adapt(settings: MethodSettings, fold: Artifact, under: Drifted, clean: Clean) -> tuple[Result, RawToLogit]:
+def adapt(settings: MethodSettings, fold: Trained, under: Drifted, clean: Clean) -> tuple[Result, RawToLogit]:
     """Adapts by all methods, and measures the models on images that they were not adapted to.
 
     Returns the result, and the model of the last method.
@@ -249,7 +249,7 @@ def _draw_curves(searched: Searched, axes: Any) -> None:
     axes.legend(fontsize="small", title="start")
 
 
-def _pictures(fold: Artifact, under: Drifted, adapted: RawToLogit) -> Image.Image:
+def _pictures(fold: Trained, under: Drifted, adapted: RawToLogit) -> Image.Image:
     """Draws measured samples clean, under the drift, and after adaptation, as the head sees and predicts them.
 
     A change in the normalizer's statistics is shown as the equivalent change of the image. Clean samples are left out

@@ -21,7 +21,7 @@ from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.errors import InputError, warn
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.results.files import cache_dir
-from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.model_io import Trained
 from r2l_jax.training.run import Run
 
 
@@ -50,7 +50,7 @@ class Drifted(NamedTuple):
         return pipeline_of(self.model)
 
 
-def drifted(config: AdjustmentConfig, fold: Artifact, drift: Case) -> Drifted:
+def drifted(config: AdjustmentConfig, fold: Trained, drift: Case) -> Drifted:
     """Puts a fold's model under a drift.
 
     Raises:
@@ -105,7 +105,7 @@ def free_parameters(names: tuple[str, ...], pipeline: isp.Pipeline) -> tuple[str
     return names or tuned(pipeline.declarations)
 
 
-def _model(fold: Artifact, drift: Case) -> RawToLogit:
+def _model(fold: Trained, drift: Case) -> RawToLogit:
     """Returns a fold's model; under a processing drift, with that drift's pipeline."""
     pipeline = cases.for_run(drift, fold.config.processing).pipeline
     if pipeline is None:
@@ -113,7 +113,7 @@ def _model(fold: Artifact, drift: Case) -> RawToLogit:
     return fold.model.processed_by(pipeline.metered_as(fold.model.processor)(cases.camera_of(fold.dataset)))
 
 
-def _other_data(config: AdjustmentConfig, fold: Artifact) -> RawDataset:
+def _other_data(config: AdjustmentConfig, fold: Trained) -> RawDataset:
     """Loads the data of --drifted_data_dir, which must have the classes and the pattern of the run's data."""
     name, source = config.drifted_data_dir, fold.config.data.source
     reference = Reference(cases.camera_of(fold.dataset), fold.cameras)
@@ -164,7 +164,7 @@ def _other_data(config: AdjustmentConfig, fold: Artifact) -> RawDataset:
     return acquisition.converted(dataset, reference, stated)
 
 
-def _camera_in(files: pathlib.Path, fold: Artifact) -> str | KnownCamera:
+def _camera_in(files: pathlib.Path, fold: Trained) -> str | KnownCamera:
     """Returns the known calibration of raw files: the file's for camera formats, else the training's."""
     suffixes = {file.suffix.lower() for file in files.glob("*/*")}
     if suffixes & ({*RAW_SUFFIXES} - {*READERS}):

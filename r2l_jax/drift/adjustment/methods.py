@@ -21,7 +21,7 @@ from r2l_jax.drift.search.searcher import Found, Objective, Search, Searcher
 from r2l_jax.model.adaptation import Adapted, adapt, replaced
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.results.result import SCORE, Cell, Column, Table
-from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.model_io import Trained
 from r2l_jax.training.run import Run
 
 # The exposures at which searches start, in stops: with labels alone, one of the first few; without labels, the few
@@ -63,7 +63,7 @@ class Tried(NamedTuple):
     searched: Searched | None
 
 
-def try_all(settings: MethodSettings, fold: Artifact, under: Drifted) -> Tried:
+def try_all(settings: MethodSettings, fold: Trained, under: Drifted) -> Tried:
     """Adapts a model by the baseline and by the methods that the settings name."""
     adaptation = _Adaptation(settings, fold, under)
     models, adapted, refusal, searched = {}, None, None, None
@@ -85,7 +85,7 @@ def try_all(settings: MethodSettings, fold: Artifact, under: Drifted) -> Tried:
 class _Adaptation:
     """Adapts a model under a drift."""
 
-    def __init__(self, settings: MethodSettings, fold: Artifact, under: Drifted):
+    def __init__(self, settings: MethodSettings, fold: Trained, under: Drifted):
         self._settings, self._fold, self._under = settings, fold, under
         self._group = free_parameters(settings.parameters, under.pipeline)
         self.raws = under.dataset.samples(under.unlabeled)[0] if len(under.unlabeled) else np.zeros(0, np.float32)
@@ -105,7 +105,7 @@ class _Adaptation:
         clean = fold.measured_indices
         if under.dataset.fingerprint == fold.dataset.fingerprint:
             clean = np.setdiff1d(fold.train_indices, under.unlabeled)
-        new = Run([dataclasses.replace(fold, load_model=lambda _: under.model)])
+        new = Run([dataclasses.replace(fold, model=under.model)])
         return reference.unnoticed(new, np.asarray(self.raws), lambda: reference.make(Run([fold.measuring(clean)])))
 
     def by_features(self, statistics: Adapted) -> tuple[Adapted, Searched]:

@@ -23,7 +23,7 @@ from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.results import store
 from r2l_jax.results.locks import writing_to
 from r2l_jax.results.result import Figure, Result, cached, write
-from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.model_io import Trained
 from r2l_jax.training.run import Run
 
 # For several models: the tables and columns to draw, the scale of the axis, the factor on numbers, and the label.
@@ -80,7 +80,7 @@ def run(config: ForensicsConfig) -> dict[str, dict[str, Result]]:
     return found
 
 
-def _check(config: ForensicsConfig, fold: Artifact) -> None:
+def _check(config: ForensicsConfig, fold: Trained) -> None:
     """Raises an InputError unless a fold can be analyzed with the settings."""
     Frozen(fold.model, fold.task)
     for name in config.analyses:
@@ -98,7 +98,7 @@ def _check(config: ForensicsConfig, fold: Artifact) -> None:
     shot_groups.groups(fold.dataset, fold.measured_indices, config.by)
 
 
-def _analyses(config: ForensicsConfig, fold: Artifact, done: Mapping[str, Result]) -> dict[str, _Analysis]:
+def _analyses(config: ForensicsConfig, fold: Trained, done: Mapping[str, Result]) -> dict[str, _Analysis]:
     """Returns the chosen analyses of a fold; when one is made, `done` has the results of those before it."""
     size, seed, searches, allowed = config.batch_size, config.seed, config.worst_case, config.tolerances
     flags, drawn = {**flat(searches), "batch_size": size, "seed": seed}, worst_case.drawn(fold, searches, seed)
@@ -129,7 +129,7 @@ def _analyze_all(config: ForensicsConfig, trained: TrainedFold) -> dict[str, Res
     return done
 
 
-def _made(name: str, analysis: _Analysis, fold: Artifact) -> Result:
+def _made(name: str, analysis: _Analysis, fold: Trained) -> Result:
     """Makes the result of an analysis, and adds metadata about the fold."""
     found = analysis.make()
     measured = f"measured on {len(fold.measured_indices)} {fold.measured} samples, {fold.about.checkpoint} checkpoint"

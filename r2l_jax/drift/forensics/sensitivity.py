@@ -21,7 +21,7 @@ from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.ranges import Declarations, moved
 from r2l_jax.results.heat_map import heat_map
 from r2l_jax.results.result import Cell, Column, Figure, Result, Table
-from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.model_io import Trained
 
 # The distance that values move, in natural ranges.
 PER_CENT = 0.01
@@ -62,7 +62,7 @@ class Sensitivity(NamedTuple):
     stages: dict[str, Change]
 
 
-def analyze(fold: Artifact, batch_size: int) -> Result:
+def analyze(fold: Trained, batch_size: int) -> Result:
     """Measures how a model's task loss on its measured samples depends on parameters and on the images after stages.
 
     Parameters move in their natural ranges, see `isp.Parameter`. The range of an image is 1: up to the white level of a

@@ -20,7 +20,7 @@ from r2l_jax.drift.search.knobs import Knob, format_value
 from r2l_jax.errors import InputError
 from r2l_jax.results.heat_map import heat_map
 from r2l_jax.results.result import INK, SCORE, Column, Figure, Result, Table
-from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.model_io import Trained
 
 RESAMPLES = 200
 
@@ -67,7 +67,7 @@ class End(NamedTuple):
     samples_needed: int | None
 
 
-def check(fold: Artifact, settings: ToleranceSettings) -> None:
+def check(fold: Trained, settings: ToleranceSettings) -> None:
     """Raises an InputError unless each pair to map is two knobs."""
     knobs = Frozen(fold.model, fold.task).knobs
     for pair in _pairs(settings):
@@ -75,7 +75,7 @@ def check(fold: Artifact, settings: ToleranceSettings) -> None:
             raise InputError(f"`map` must be two of {', '.join(knobs)}, got {','.join(pair)!r}")
 
 
-def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: int) -> Result:
+def analyze(fold: Trained, settings: ToleranceSettings, batch_size: int, seed: int) -> Result:
     """Finds the interval of each knob in which the score stays near the default's, with progress bars on stderr.
 
     Each knob (see `knobs_of`) moves alone to five positions on each side of its default, whose distances grow by equal
@@ -173,7 +173,7 @@ def _positions(limit: float) -> list[float]:
 
 
 def _measured(
-    fold: Artifact,
+    fold: Trained,
     frozen: Frozen,
     points: Sequence[Mapping[str, float]],
     samples: Samples,

@@ -32,7 +32,7 @@ from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.results.contact_sheet import contact_sheet
 from r2l_jax.results.heat_map import heat_map
 from r2l_jax.results.result import DROP, SCORE, Cell, Column, Figure, Result, Table, points
-from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.model_io import Trained
 
 # The standard deviation of random starts around the default, in natural ranges: too small to be seen, large enough that
 # searches take different paths.
@@ -70,12 +70,12 @@ class _Start(NamedTuple):
     parameters: dict[str, np.ndarray]
 
 
-def drawn(fold: Artifact, settings: WorstCaseSettings, seed: int) -> np.ndarray:
+def drawn(fold: Trained, settings: WorstCaseSettings, seed: int) -> np.ndarray:
     """Returns the training samples that batches are drawn from."""
     return np.random.default_rng(seed).permutation(fold.train_indices)[: settings.samples]
 
 
-def searched(fold: Artifact, settings: WorstCaseSettings) -> RawToLogit:
+def searched(fold: Trained, settings: WorstCaseSettings) -> RawToLogit:
     """Returns the model to search: the fold's, with an additive layer after its pipeline if requested."""
     pipeline = pipeline_of(fold.model)
     if not settings.adv_noise_layer or ADDITIVE_LAYER in pipeline.declarations:
@@ -108,7 +108,7 @@ def searches_of(pipeline: isp.Pipeline, settings: WorstCaseSettings, seed: int) 
     }
 
 
-def analyze(fold: Artifact, settings: WorstCaseSettings, batch_size: int, seed: int) -> Result:
+def analyze(fold: Trained, settings: WorstCaseSettings, batch_size: int, seed: int) -> Result:
     """Searches for the worst processing of a fold, and measures the model under it on the measured samples.
 
     Batches are drawn from the fold's training samples. The start that ends worst on the measured samples counts, not
@@ -181,7 +181,7 @@ def analyze(fold: Artifact, settings: WorstCaseSettings, batch_size: int, seed: 
     return dataclasses.replace(result, metadata={**metadata, "verdict": verdict([result])})
 
 
-def by_shot(fold: Artifact, by: Sequence[str], worst: Result) -> Result:
+def by_shot(fold: Trained, by: Sequence[str], worst: Result) -> Result:
     """Scores the samples of each group of shots, under the default and in the worst case of each parameter group.
 
     Args:
@@ -218,7 +218,7 @@ def verdict(results: Sequence[Result]) -> list[str]:
 
 
 def _swept(
-    fold: Artifact,
+    fold: Trained,
     frozen: Frozen,
     model: RawToLogit,
     searches: Mapping[Key, Search],

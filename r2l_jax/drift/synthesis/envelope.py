@@ -47,7 +47,7 @@ from r2l_jax.results.contact_sheet import contact_sheet
 from r2l_jax.results.files import write_json
 from r2l_jax.results.locks import writing_to
 from r2l_jax.results.result import DROP, INK, Column, Figure, Result, Table, cached, points
-from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.model_io import Trained
 
 # A camera: the values of its quantities by name.
 Amounts = dict[str, float]
@@ -126,7 +126,7 @@ def run(config: EvaluationConfig) -> Result:
     return result
 
 
-def _widest(fold: Artifact) -> dict[str, Limit]:
+def _widest(fold: Trained) -> dict[str, Limit]:
     try:
         knobs = Frozen(fold.model, fold.task).knobs
     except (ValueError, InputError):  # Its processing has no parameters, or none with a range.
@@ -446,7 +446,7 @@ def _case(name: str, amounts: Amounts) -> Case:
     return Case(name, FOLDER, state=CameraState(**drifts))
 
 
-def _values(fold: Artifact, amounts: Amounts) -> dict[str, np.ndarray] | None:
+def _values(fold: Trained, amounts: Amounts) -> dict[str, np.ndarray] | None:
     """Returns a pipeline's parameters with the values in a camera's amounts; None if it has none."""
     named = {name.removeprefix(PIPELINE): value for name, value in amounts.items() if name.startswith(PIPELINE)}
     if not named:

@@ -13,7 +13,7 @@ from r2l_jax.drift.measure import ENSEMBLE, Outcomes, by_member, joined_samples,
 from r2l_jax.model.scores import Score
 from r2l_jax.names import About
 from r2l_jax.results.result import Interval
-from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.model_io import Trained
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,14 +29,14 @@ class Measured:
     """
 
     label: str
-    fold: Artifact
+    fold: Trained
     members: Mapping[str, Sequence[tuple[str, Outcomes]]]
     cases: Sequence[Case]
     about: About
 
     @classmethod
     def of(
-        cls, label: str, fold: Artifact, cases: Sequence[Case], blocks: Sequence[Outcomes], wanted: str | None = None
+        cls, label: str, fold: Trained, cases: Sequence[Case], blocks: Sequence[Outcomes], wanted: str | None = None
     ) -> "tuple[Measured, Measured | None]":
         """Sorts the outcomes of several sets of samples by run, and returns the runs and their ensemble, if any.
 

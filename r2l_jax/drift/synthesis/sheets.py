@@ -14,7 +14,7 @@ from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.results.contact_sheet import contact_sheet
 from r2l_jax.results.files import replacing
 from r2l_jax.results.locks import writing_to
-from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.model_io import Trained
 
 # The longer side of a panel in pixels, so that a row of five severities fits on a screen.
 _PANEL = 240
@@ -42,7 +42,7 @@ def run(config: EvaluationConfig) -> None:
     print(f"sheet in {output}")
 
 
-def _images(fold: Artifact, tested: list[Case], seed: int) -> dict[str, np.ndarray]:
+def _images(fold: Trained, tested: list[Case], seed: int) -> dict[str, np.ndarray]:
     """Returns the images of a sample by case; the run's own processing applies in cases without a pipeline."""
     samples, processor, images = Samples.of(fold, seed=seed), fold.model.processor, {}
     for iso, of_iso in grouped(tested, lambda case: case.iso):

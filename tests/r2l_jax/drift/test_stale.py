@@ -24,7 +24,7 @@ from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.results import result, store
 from r2l_jax.results.result import Result
-from r2l_jax.training import artifact
+from r2l_jax.training import model_io
 
 PIPELINE = "bilinear.sharpening_filter.gaussian_denoising"
 
@@ -145,14 +145,14 @@ def made():
 
 def other_model(place, patch):
     """Lets a run be loaded with another number in its head."""
-    load = artifact.stored_arrays
+    load = model_io.stored
 
     def loaded(*arguments):
-        stored = load(*arguments)
-        stored["head"]["fc"]["bias"] += jnp.float32(0.01)
-        return stored
+        arrays, clean = load(*arguments)
+        arrays["head"]["fc"]["bias"] += jnp.float32(0.01)
+        return arrays, clean
 
-    patch.setattr(artifact, "stored_arrays", loaded)
+    patch.setattr(model_io, "stored", loaded)
 
 
 # Functions of the place change what results depend on, and dictionaries their flags. None: it has no such flag.

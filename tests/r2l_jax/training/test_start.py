@@ -86,7 +86,7 @@ def test_statistics_do_not_depend_on_the_batch_size(base):
     # Of batches of four, the last one is half full.
     made = StepSettings.of(base, dataset, 1).architecture
     few, all_at_once = (
-        start.measured_statistics(made.processor(), dataset, np.arange(10), batch_size=size) for size in (4, 10)
+        start.standardization(made.processor(), dataset, np.arange(10), batch_size=size) for size in (4, 10)
     )
     np.testing.assert_allclose(few, all_at_once, rtol=1e-4)
 

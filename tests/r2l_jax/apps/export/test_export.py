@@ -119,7 +119,7 @@ def ensemble(model):
     (fold,), others = model.folds, [nnx.clone(model.model) for _ in range(2)]
     for strength, other in zip((1.0, 3.0), others, strict=True):
         other.head.fc.bias[...] += strength * jnp.arange(5.0)
-    return Run([fold, *(dataclasses.replace(fold, load_model=lambda _, other=other: other) for other in others)])
+    return Run([fold, *(dataclasses.replace(fold, model=other) for other in others)])
 
 
 def test_a_group_becomes_one_file_of_the_mean_of_its_probabilities(ensemble, raws, tmp_path):

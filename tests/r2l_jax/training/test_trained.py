@@ -16,7 +16,7 @@ from r2l_jax.cli.flags import replace
 from r2l_jax.data.sets import datasets
 from r2l_jax.errors import InputError
 from r2l_jax.model.adaptation import adapt
-from r2l_jax.training import artifact, train
+from r2l_jax.training import model_io, train
 from r2l_jax.training.run import Run, load
 from r2l_jax.training.update import GradientDescent
 
@@ -141,7 +141,7 @@ def test_it_is_adapted_from_them_without_its_data(augmented, tmp_path, monkeypat
     assert np.abs(wanted - others).max() > 0.01
     run.write(tmp_path / "kept")
     monkeypatch.setattr(datasets, "load", None)
-    monkeypatch.setattr(artifact, "_datasets", {})
+    monkeypatch.setattr(model_io, "_datasets", {})
     for path in (augmented, augmented / "fold_0/model.safetensors", tmp_path / "kept"):
         adapted = load(path).adapted(raws, force=True)
         np.testing.assert_allclose(adapted.model(jnp.asarray(raws)), wanted, atol=1e-5)
