@@ -1,5 +1,6 @@
 """The settings of the documentation site; `sphinx-build -b html docs docs/_build/html` builds it."""
 
+import importlib.util
 import pathlib
 import sys
 import tomllib
@@ -12,7 +13,7 @@ project = "r2l_jax"
 author = "the authors of r2l_jax"
 html_title = "r2l_jax"
 extensions = [
-    *("myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"),
+    *("myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"),
     *("sphinx_copybutton", "sphinx_design", "coverage_check", "docstrings"),
 ]
 exclude_patterns = ["_build"]
@@ -26,6 +27,15 @@ html_theme_options = {
 }
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
+
+# Notebooks run when the site is built; the one on PyTorch only where it is installed.
+nb_execution_mode = "cache"
+nb_execution_timeout = 900
+nb_execution_raise_on_error = True
+nb_execution_in_temp = True
+nb_execution_excludepatterns = [] if importlib.util.find_spec("torch") else ["notebooks/pytorch.md"]
+nb_merge_streams = True
+nb_output_stderr = "remove"
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]  # For the cards of the front page.

@@ -5,11 +5,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from r2l_jax import data
+    from r2l_jax.controls import adapt, evaluate, export, forensics, monitor, report, synthesize, train
     from r2l_jax.model.normalized_heads import from_flax, from_onnx, from_torch
     from r2l_jax.training.run import load
 
 __version__: str
-__all__ = ["__version__", "data", "from_flax", "from_onnx", "from_torch", "load"]
+__all__ = [
+    "__version__",
+    "adapt",
+    "data",
+    "evaluate",
+    "export",
+    "forensics",
+    "from_flax",
+    "from_onnx",
+    "from_torch",
+    "load",
+    "monitor",
+    "report",
+    "synthesize",
+    "train",
+]
+
+_MODULES = {
+    "controls": ("adapt", "evaluate", "export", "forensics", "monitor", "report", "synthesize", "train"),
+    "model.normalized_heads": ("from_flax", "from_onnx", "from_torch"),
+    "training.run": ("load",),
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -18,8 +40,11 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("importlib.metadata").version(__name__)
     if name == "data":
         return importlib.import_module(f"{__name__}.data")
-    if name in ("from_flax", "from_onnx", "from_torch"):
-        return getattr(importlib.import_module(f"{__name__}.model.normalized_heads"), name)
-    if name == "load":
-        return importlib.import_module(f"{__name__}.training.run").load
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

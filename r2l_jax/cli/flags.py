@@ -216,9 +216,9 @@ def _argument(leaf: _Leaf, value: Any) -> Any:
         each if isinstance(each, str) else os.fspath(each) if isinstance(each, os.PathLike) else _text(each)
         for each in each
     ]
-    if isinstance(value, str) and not (leaf.declared.kind == "states" and "=" in value):
-        texts = value.split(",")
-    return texts
+    is_list = isinstance(value, str) and not (leaf.declared.kind == "states" and "=" in value)
+    texts = value.split(",") if is_list else [_text(one) for one in each]
+    return [] if texts == ["none"] and leaf.declared.each else texts
 
 
 def _check_needs(config: Settings, given: Collection[str]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from r2l_jax.errors import InputError
 def from_arrays(
     raws: Any,
     targets: Any,
-    camera: isp.Camera | str,
+    camera: isp.Camera | str | os.PathLike,
     classes: Sequence[str] | None = None,
     groups: Any = None,
     white_level: float | int | None = None,
@@ -46,7 +47,7 @@ def from_arrays(
         InputError: an array of another shape, type or range; NaN or infinity; integers without a white level; or other
             labels than the classes.
     """
-    known = find_camera(camera) if isinstance(camera, str) else camera
+    known = find_camera(str(camera)) if isinstance(camera, str | os.PathLike) else camera
     if known is None:
         raise InputError("`camera` must be known for arrays, got auto")
     raws, targets = _array("raws", raws), _array("targets", targets)

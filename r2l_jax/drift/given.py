@@ -55,4 +55,4 @@ def on_data(fold: Trained, dataset: RawDataset) -> tuple[Trained, RawDataset]:
         **{f"{name}_indices": indices.tolist() for name, indices in split._asdict().items()},
     )
     config = replace(fold.config, **changed)
-    return dataclasses.replace(fold, about=about, config=config, split=split, load_data=lambda: dataset), dataset
+    return dataclasses.replace(fold, about=about, config=config, split=split, in_memory=dataset), dataset

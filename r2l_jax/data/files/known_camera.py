@@ -10,6 +10,7 @@ each replaces the value in the file. It may also have
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -55,12 +56,16 @@ class KnownCamera:
     reference: Reference | None = None
 
     @classmethod
-    def of(cls, camera: "isp.Camera | KnownCamera | None") -> "KnownCamera":
-        """Returns all values of a camera as stated; no values for None."""
+    def of(cls, camera: "isp.Camera | KnownCamera | str | os.PathLike | None") -> "KnownCamera":
+        """Returns all values of a camera, or of a name or JSON file, as stated; no values for None."""
         if isinstance(camera, KnownCamera):
             return camera
         if camera is None:
             return cls()
+        if isinstance(camera, str | os.PathLike):
+            return find_known_camera(str(camera))
+        if not isinstance(camera, isp.Camera):
+            raise InputError(f"`camera` must be an isp.Camera, a name or a JSON file, got {type(camera).__name__}")
         figures = {name: getattr(camera, name) for name in _FIELDS if getattr(camera, name) is not None}
         return cls(figures, states_pattern=not isp.cfa.is_bayer(camera.pattern))
 

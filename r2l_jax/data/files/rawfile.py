@@ -61,7 +61,9 @@ _DIM = 1 / 8
 _BELOW_BLACK = 0.9
 
 
-def read_raw(path: str | os.PathLike, camera: isp.Camera | KnownCamera | None = None) -> tuple[Mosaic, isp.Camera]:
+def read_raw(
+    path: str | os.PathLike, camera: isp.Camera | KnownCamera | str | os.PathLike | None = None
+) -> tuple[Mosaic, isp.Camera]:
     """Reads a raw image and the calibration values of its camera from a raw file, whose suffix decides how it is read.
 
     - TIFF, PNG, PGM and NPY files hold raw images of 8 or 16 bits, which are divided by 255 or 65535, or by a PGM's
@@ -82,8 +84,8 @@ def read_raw(path: str | os.PathLike, camera: isp.Camera | KnownCamera | None = 
     are below black); and if the patterns of a file and of a camera's JSON file differ.
 
     Args:
-        camera: the camera, or some of its values (`known_camera.read_known_camera`). For camera formats, its
-            values replace the file's; all other files need a whole camera.
+        camera: the camera, its name or JSON file, or some of its values (`known_camera.read_known_camera`). For camera
+            formats, its values replace the file's; all other files need a whole camera.
 
     Returns:
         The raw image `(H, W)` in float32, clipped to [0, 1], with even H and W of at least 2; and its camera, or the

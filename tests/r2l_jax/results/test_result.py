@@ -1,11 +1,18 @@
 """Results are written, found again and printed in one way."""
 
+import base64
 import csv
+import io
 import json
+import re
+import sys
+import types
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from PIL import Image
 
 from r2l_jax.errors import InputError
@@ -125,3 +132,53 @@ def test_damaged_results_are_refused_in_a_line(tmp_path, content):
     (tmp_path / FILE).write_text(content)
     with pytest.raises(InputError, match=f"{FILE} cannot be read .*: delete it"):
         read(tmp_path)
+
+
+def test_a_notebook_shows_verdict_tables_plots_pictures_and_folded_notes():
+    shown = made(verdict=["Loses 12.3 points <at most>."])._repr_html_()
+    assert "<b>Loses 12.3 points &lt;at most&gt;.</b>" in shown
+    assert "<th>drop, points</th>" in shown
+    assert '<td style="text-align:right">12.3 (-2.0 to 100)</td>' in shown
+    assert "<td>iso=0.05</td>" in shown
+    assert "<details><summary>Notes</summary><p>One note.</p></details>" in shown
+    (svg,) = re.findall('src="data:image/svg\\+xml;base64,([^"]*)"', shown)
+    assert ElementTree.fromstring(base64.b64decode(svg)).tag.endswith("svg")
+    (png,) = re.findall('src="data:image/png;base64,([^"]*)"', shown)
+    assert np.asarray(Image.open(io.BytesIO(base64.b64decode(png)))).tolist() == [[[9, 8, 7]] * 3] * 2
+
+
+def test_a_stored_result_is_shown_as_the_one_that_was_made(tmp_path):
+    write(tmp_path, made(verdict=["Holds."]))
+    shown = stored(tmp_path)._repr_html_()
+    assert (shown.count("data:image/svg+xml"), shown.count("data:image/png")) == (1, 1)
+    assert "<b>Holds.</b>" in shown
+    assert str(stored(tmp_path)) == str(made(verdict=["Holds."])) == f"Holds.\n\n{made().text()}"
+
+
+def test_long_tables_are_folded():
+    table = TABLE._replace(rows=TABLE.rows * 13)
+    assert "<details><summary>Drops (26 rows)</summary><table>" in Result({}, {"drops": table})._repr_html_()
+
+
+def test_a_figure_draws_on_given_axes_and_on_new_ones(tmp_path):
+    _, axes = pyplot.subplots()
+    assert made().figures["line"].draw(axes) is axes
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [1, 0])
+    found = Figure(lambda axes: axes.plot([2, 3]), (3, 2)).draw()
+    assert found.figure.get_size_inches().tolist() == [3, 2]
+    write(tmp_path, made())
+    picture = stored(tmp_path).figures["picture"].draw().images[0]
+    assert np.asarray(picture.get_array()).tolist() == [[[9, 8, 7]] * 3] * 2
+    pyplot.close("all")
+
+
+def test_a_table_becomes_a_data_frame(monkeypatch):
+    frame = types.ModuleType("pandas")
+    frame.DataFrame = list
+    monkeypatch.setitem(sys.modules, "pandas", frame)
+    first, second = TABLE.to_pandas()
+    assert (first["drop"], first["drop low"], first["drop high"], first["samples"]) == (0.1234, -0.02, 1.0, 12)
+    assert second["drop"] is None
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match="needs pandas: pip install pandas"):
+        TABLE.to_pandas()

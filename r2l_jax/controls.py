@@ -1,0 +1,407 @@
+"""What the programs do, as calls on one's own objects: training, the drift controls, reports and exports.
+
+Each function takes the flags of its program as keyword arguments, and what a caller has in hand: a run as its folder,
+or as the object that `train` or `load` returned; data as a folder, a `RawDataset` or, for new images, an array. Results
+are returned instead of printed. They are stored in the run's folder, or in `output`; those of data that is given here,
+and of models in memory, only if `output` names a folder.
+"""
+
+import base64
+import contextlib
+import dataclasses
+import functools
+import inspect
+import io
+import itertools
+import os
+import pathlib
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from r2l_jax.cli import progress as bars
+from r2l_jax.cli.flags import build, called, leaves
+from r2l_jax.config import TrainConfig
+from r2l_jax.drift.adjustment.config import AdjustmentConfig
+from r2l_jax.drift.forensics.config import ForensicsConfig
+from r2l_jax.drift.monitoring.config import MonitorConfig
+from r2l_jax.drift.synthesis.config import EvaluationConfig, SynthesisConfig
+from r2l_jax.errors import InputError
+from r2l_jax.programs.export import ExportConfig
+from r2l_jax.programs.report import ReportConfig
+from r2l_jax.programs.train import TrainingProgram
+
+if TYPE_CHECKING:
+    from r2l_jax.results.result import Result
+    from r2l_jax.training.run import Run
+
+__all__ = ["adapt", "evaluate", "export", "forensics", "monitor", "report", "synthesize", "train"]
+
+# Arguments where help texts name flags.
+_QUOTED = r"`\1`"
+
+# What a caller may give as a run, and as data.
+AnyRun = Any
+AnyData = Any
+
+
+def _control(settings: type, *own: str) -> Callable[[Callable], Callable]:
+    """Makes a function a control: it takes the settings of its program as keyword arguments, and prints nothing.
+
+    `own` are settings that other arguments of the function stand for.
+    """
+
+    def made(function: Callable) -> Callable:
+        named = [each for each in inspect.signature(function).parameters.values() if each.kind is not each.VAR_KEYWORD]
+        known_names = {each.name for each in named}
+        known = known_names.union(own)
+        left = [leaf for leaf in leaves(settings) if leaf.name not in known]
+
+        @functools.wraps(function)
+        def call(*given: Any, progress: bool = True, **others: Any) -> Any:
+            if wrong := others.keys() & (set(own) - known_names):
+                raise TypeError(f"unexpected argument `{min(wrong)}`")
+            # Programs print what they find, and a call returns it.
+            shown = contextlib.nullcontext() if progress else bars.hidden()
+            with shown, contextlib.redirect_stdout(io.StringIO()):
+                return function(*given, **others)
+
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters = [
+            *named,
+            inspect.Parameter("progress", keyword, default=True),
+            *(
+                inspect.Parameter(each.name, keyword, default=None if each.is_required else each.default)
+                for each in left
+            ),
+        ]
+        call.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+        lines = [f"    {leaf.name}: {re.sub('--([a-z]+)', _QUOTED, leaf.declared.help)}." for leaf in left]
+        call.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Settings:", *lines])
+        return call
+
+    return made
+
+
+@_control(TrainingProgram)
+def train(data: AnyData = None, **settings: Any) -> "Run":
+    """Trains a run, or resumes it, and returns its best models.
+
+    `data` is the folder of a data set (see `dataset`) or of raw files in sub-folders of classes, or a `RawDataset`; by
+    default, the embedded one. `progress` shows bars. The run is `<logdir>/<experiment_name>/<run_name>`.
+    """
+    from r2l_jax.programs import train as program
+    from r2l_jax.training.run import load
+
+    named = {name: settings.pop(name) for name in ("dataset", "data_dir") if name in settings}
+    with _named_data(data, named) as source:
+        config = called(TrainingProgram, {**source, **settings})
+        program.main(config)
+        several = config.training.data.n_splits != 1
+        return load(config.training.run_dir, None if several else 0, code=config.training.code)
+
+
+@_control(EvaluationConfig, "run", "sheet")
+def evaluate(run: AnyRun, data: AnyData = None, pipeline: Any = None, **settings: Any) -> "Result":
+    """Tests a model under drift: other pipelines, exposures, sensors and cameras, and corruptions.
+
+    `run` is a run, a list of runs to compare, or a trained network without a run: a function of images `(B, H, W, 3)`
+    in [0, 1] that returns logits, a Flax module, or what `r2l_jax.from_torch` or `from_onnx` returned. A network needs
+    `data`, and sees images of the `pipeline`: a name, an `isp.Pipeline`, or a function that makes one for a camera; by
+    default, the parametrized one at the camera's calibration. `data`, a `RawDataset`, replaces the run's own: if the
+    samples are those of the training, the test or validation samples are measured; otherwise, all.
+    """
+    from r2l_jax.drift.synthesis import envelope, evaluation
+    from r2l_jax.results import result
+
+    if pipeline is not None and not _is_network(run):
+        raise InputError("`pipeline` is for a network without a run: a run has its own")
+    several = run if isinstance(run, list | tuple) else [run]
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(_opened(each, data, settings, pipeline)) for each in several]
+        codes = dict.fromkeys(itertools.chain(*(code for _, code in opened)))
+        config = called(EvaluationConfig, {"code": [*codes], **settings, "run": [uri for uri, _ in opened]})
+        if config.limits.envelope:
+            return envelope.run(config)
+        found = evaluation.run(config)
+        both = result.read(config.output_dir) if len(found) > 1 else None
+        return both or next(iter(found.values()))
+
+
+@_control(ForensicsConfig, "run")
+def forensics(run: AnyRun, data: AnyData = None, **settings: Any) -> "dict[str, Result]":
+    """Finds the processing that a model is sensitive to, tolerates, and fails under; returns the results by analysis.
+
+    For several folds or seeds, the results have the medians over the models. `data` is as for `evaluate`.
+    """
+    from r2l_jax.drift.forensics import forensics as control
+    from r2l_jax.results import result
+
+    with _opened(run, data, settings) as (uri, code):
+        config = called(ForensicsConfig, {"code": code, **settings, "run": uri})
+        found = control.run(config)
+        if len(found) == 1:
+            return next(iter(found.values()))
+        whole = {name: result.read(config.output_dir / name) for name in config.analyses}
+        return {name: each for name, each in whole.items() if each is not None}
+
+
+@_control(AdjustmentConfig, "run", "drifted_data_dir")
+def adapt(run: AnyRun, data: AnyData = None, **settings: Any) -> "Run | Result":
+    """Adapts a model to drifted data, without labels or with a few.
+
+    With an array of new raw images `(N, H, W)` in [0, 1], the adapted model is returned. With a `RawDataset` of drifted
+    samples, or with simulated drifts such as `exposures=0.5`, the result says how much of the score is recovered, and
+    its `metadata["adapted"]` has the folder of the adapted run of each drift.
+    """
+    from r2l_jax.data.raw_dataset import RawDataset
+    from r2l_jax.data.sets import datasets
+    from r2l_jax.drift.adjustment import adjustment
+    from r2l_jax.training.run import Run, load
+
+    if data is not None and not isinstance(data, RawDataset | str | os.PathLike):
+        if unknown := settings.keys() - {"force"}:
+            raise InputError(f"`{min(unknown)}` has no effect on an array of images without labels")
+        model = run if isinstance(run, Run) else load(run)
+        return model.adapted(data, **settings)
+    place = datasets.given(data) if isinstance(data, RawDataset) else data
+    drifted = {} if data is None else {"drifted_data_dir": place}
+    with _opened(run, None, settings) as (uri, code):
+        config = called(AdjustmentConfig, {"code": code, **drifted, **settings, "run": uri})
+        found = adjustment.run(config)
+        adapted = {drift.name: str(config.output_dir / drift.name) for drift in config.drifts}
+        return dataclasses.replace(found, metadata={**found.metadata, "adapted": adapted})
+
+
+@_control(MonitorConfig, "run", "input", "follow", "false_alarm_every")
+def monitor(run: AnyRun, images: Any = None, **settings: Any) -> "Result | None":
+    """Compares new images with those of the training: whether they drift, how, and what it costs.
+
+    `images` are raw files and folders, or an array of raw images `(N, H, W)` in [0, 1] from the run's camera; `None`
+    only stores the reference of the run. The result's `metadata["alarm"]` tells whether there is an alarm.
+    """
+    import numpy as np
+
+    from r2l_jax.apps import monitor as app
+    from r2l_jax.results import result
+    from r2l_jax.training.run import load
+
+    with _opened(run, None, settings) as (uri, code), contextlib.ExitStack() as stack:
+        files: Any = () if images is None else images
+        if not isinstance(files, str | os.PathLike) and len(files) and not isinstance(files[0], str | os.PathLike):
+            folder, about = stack.enter_context(_folder()), load(uri, code=code).about
+            for number, image in enumerate(np.asarray(files, np.float32)):
+                # Stored files are divided by the white level of the training.
+                np.save(folder / f"{number:06d}.npy", image * np.float32(about.white_level or 1))
+            files = folder
+            settings.setdefault("output", str(pathlib.Path(uri) / MonitorConfig.results))
+        config = called(MonitorConfig, {"code": code, **settings, "run": uri, "input": files})
+        app.run(config)
+        return result.read(config.output_dir) if config.input and not config.accept else None
+
+
+@_control(SynthesisConfig)
+def synthesize(data: AnyData = None, *, output: str | os.PathLike, **settings: Any) -> pathlib.Path:
+    """Writes a data set under other pipelines, exposures, sensors and cameras, and corruptions, as pictures.
+
+    `data` is as for `train`. Returns `output`, the folder of all sets.
+    """
+    from r2l_jax.drift.synthesis import synthesis
+
+    named = {name: settings.pop(name) for name in ("dataset", "data_dir") if name in settings}
+    with _named_data(data, named) as source:
+        synthesis.run(called(SynthesisConfig, {**source, **settings, "output": str(output)}))
+    return pathlib.Path(output)
+
+
+class Report:
+    """A report: an HTML page, which a notebook shows in a frame. `path` is its file."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"Report({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        content = base64.b64encode(self.path.read_bytes()).decode()
+        return f'<iframe src="data:text/html;base64,{content}" style="width:100%;height:700px;border:0"></iframe>'
+
+
+@_control(ReportConfig, "run", "compare")
+def report(run: AnyRun, **settings: Any) -> Report:
+    """Collects the training and all results of a run, or of several side by side, on one HTML page."""
+    from r2l_jax.programs import report as program
+
+    several = run if isinstance(run, list | tuple) else [run]
+    with contextlib.ExitStack() as stack:
+        uris = [stack.enter_context(_opened(each, None, settings))[0] for each in several]
+        config = called(ReportConfig, {**settings, "run": uris})
+        program.main(config)
+    return Report(config.file)
+
+
+@_control(ExportConfig, "run", "output", "input", "camera")
+def export(run: AnyRun, output: str | os.PathLike, **settings: Any) -> pathlib.Path:
+    """Exports a model as ONNX, StableHLO and other files to a new folder, checks each, and returns the folder.
+
+    Raises an InputError if any file could not be made, or differs from the model.
+    """
+    from r2l_jax.programs import export as program
+
+    with _opened(run, None, settings) as (uri, code):
+        config = called(ExportConfig, {"code": code, **settings, "run": uri, "output": str(output)})
+        failed = io.StringIO()
+        with contextlib.redirect_stderr(failed):
+            status = program.main(config)
+    if status:
+        raise InputError(failed.getvalue().strip() or f"the export to {output} is not complete")
+    return pathlib.Path(output)
+
+
+_scratch: "tempfile.TemporaryDirectory[str] | None" = None
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[pathlib.Path]:
+    """Makes a folder for the results of models and data in memory, which lasts as long as the process."""
+    global _scratch
+    _scratch = _scratch or tempfile.TemporaryDirectory(prefix="r2l_jax_")
+    yield pathlib.Path(tempfile.mkdtemp(dir=_scratch.name))
+
+
+@contextlib.contextmanager
+def _named_data(data: AnyData, named: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the settings that name a data set, which is held meanwhile."""
+    from r2l_jax.data.raw_dataset import RawDataset
+    from r2l_jax.data.sets import datasets
+
+    if isinstance(data, RawDataset):
+        if named:
+            raise InputError(f"`{min(named)}` has no effect with `data`")
+        yield {"dataset": datasets.given(data)}
+    elif data is not None:
+        if "data_dir" in named:
+            raise InputError("`data_dir` has no effect with `data`")
+        yield {"dataset": "Folder", **named, "data_dir": str(data)}
+    else:
+        yield dict(named)
+
+
+def _is_network(run: AnyRun) -> bool:
+    """Tells whether a caller has given a network in place of a run."""
+    from r2l_jax.training.run import Run
+
+    return not isinstance(run, str | os.PathLike | Run | list | tuple)
+
+
+@contextlib.contextmanager
+def _opened(
+    run: AnyRun, data: AnyData, settings: Mapping[str, Any], pipeline: Any = None
+) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yields the folder of a run, a model in memory, or a network, on the data if it is given, and its code."""
+    from r2l_jax.drift.given import on_data
+    from r2l_jax.training.run import load
+
+    if _is_network(run):
+        with _folder() as folder:
+            yield _of_network(run, data, pipeline, folder)
+        return
+    if isinstance(run, str | os.PathLike):
+        if data is None:
+            yield str(run), _codes(settings)
+            return
+        checkpoint, code = settings.get("checkpoint", "best"), _codes(settings)
+        run = load(run, None, checkpoint, code, settings.get("data_dir"))
+    code = tuple(dict.fromkeys(itertools.chain(*(fold.config.code for fold in run))))
+    if data is None and (uri := _uri_of(run)) is not None:
+        yield uri, code
+        return
+    with _folder() as folder:
+        held = []
+        target = folder / (run.config.tracking.run_name.replace("/", "_") or "model")
+        for fold in run:
+            if data is not None:
+                fold, dataset = on_data(fold, data)
+                held.append(dataset)
+            member = fold.folder.parent.name
+            several = len({each.folder.parent for each in run}) > 1
+            fold.write_fold((target / member if several else target) / f"fold_{fold.number}")
+        yield str(target), code
+
+
+def _codes(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    given = settings.get("code", ())
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _uri_of(run: "Run") -> str | None:
+    """Returns the folder that holds the models of a run as they are, or None if they are only in memory."""
+    from r2l_jax.training.record import fold_folders, members, read_record
+
+    for fold in run:
+        file = fold.folder / "metrics.json"
+        if fold.adaptation is not None or fold.in_memory is not None or not file.exists():
+            return None
+        if read_record(file, "").adapted != fold.about.adapted:
+            return None
+    runs = list(dict.fromkeys(fold.folder.parent for fold in run))
+    if len(runs) > 1:
+        group = runs[0].parent
+        return str(group) if set(members(str(group))) == set(runs) else None
+    folders = {fold.folder for fold in run}
+    if folders == set(fold_folders(runs[0])):
+        return str(runs[0])
+    return str(run.folds[0].folder) if len(run.folds) == 1 else None
+
+
+def _module_of(function: Callable) -> Any:
+    """Makes a Flax module of a function of images."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    class Function(nnx.Module):
+        def __init__(self):
+            # Checkpoints take models whose parts all have variables.
+            self.none = nnx.Variable(jnp.zeros(()))
+
+        def __call__(self, images: Any) -> Any:
+            return function(images)
+
+    return Function()
+
+
+def _of_network(network: Any, data: AnyData, pipeline: Any, folder: pathlib.Path) -> tuple[str, tuple[str, ...]]:
+    """Makes a run of a trained network, without training: it is measured on all data."""
+    from flax import nnx
+
+    import isp
+    from r2l_jax import named_code
+    from r2l_jax.data.raw_dataset import RawDataset
+    from r2l_jax.data.sets import datasets
+    from r2l_jax.model.normalized_heads import NormalizedHead, from_flax
+    from r2l_jax.training import train as training
+
+    if not isinstance(data, RawDataset):
+        raise InputError("a network without a run needs `data`, a RawDataset such as r2l_jax.data.from_arrays makes")
+    if not callable(network):
+        raise InputError(f"`run` must be a run or a network, got {type(network).__name__}")
+    if isinstance(network, nnx.Module):
+        head = network if isinstance(network, NormalizedHead) else from_flax(network)
+    else:
+        head = from_flax(_module_of(network))
+    named: dict[str, Any] = {"classifier_network": named_code.given(lambda: head, "network")}
+    if isinstance(pipeline, isp.Pipeline):
+        named["pipeline"] = named_code.given(lambda camera: pipeline, "pipeline")
+    elif callable(pipeline):
+        named["pipeline"] = named_code.given(pipeline, "pipeline")
+    elif pipeline is not None:
+        named["pipeline"] = str(pipeline)
+    name = getattr(network, "__name__", type(network).__name__).strip("<>")
+    config = build(
+        TrainConfig,
+        {"dataset": datasets.given(data), "epochs": 0, "logdir": str(folder), "run_name": name, **named},
+    )
+    training.run(config, shows=False)
+    return str(config.run_dir), config.code

@@ -1,0 +1,245 @@
+"""Every control is one call on what a caller has in hand."""
+
+import contextlib
+import inspect
+import io
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isp
+import r2l_jax
+from r2l_jax.cli import progress
+from r2l_jax.data.sets import datasets
+from r2l_jax.errors import InputError
+
+CAMERA = isp.Camera(
+    black_level=(0.1,) * 4, white_balance=(1.0, 1.0, 1.0), color_matrix=((1, 0, 0), (0, 1, 0), (0, 0, 1))
+)
+QUICK = {"epochs": 2, "batch_size": 8, "augmentation": "none", "auto": "none", "camera_augmentation": "none"}
+
+
+def arrays(count=128, seed=0, light=1.0):
+    """Uniform images of a class each, dark and bright, of eight patients."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    levels = (0.2 + 0.5 * labels + random.uniform(-0.05, 0.05, count)) * light
+    noise = random.normal(0, 0.002, (count, 16, 16))
+    raws = np.clip(0.1 + 0.9 * (levels[:, None, None] + noise), 0, 1).astype(np.float32)
+    return raws, labels, [f"patient {number}" for number in np.arange(count) // (count // 8)]
+
+
+def data_of(*given, **changed):
+    raws, labels, groups = arrays(*given, **changed)
+    return r2l_jax.data.from_arrays(raws, labels, CAMERA, classes=["dark", "bright"], groups=groups)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return data_of()
+
+
+@pytest.fixture(scope="module")
+def run(data, small_heads, tmp_path_factory):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        made = r2l_jax.train(data, test_size=0.25, logdir=tmp_path_factory.mktemp("runs"), lr=3e-3, **QUICK)
+    assert not printed.getvalue()
+    return made
+
+
+def accuracy(model, data):
+    raws, labels = data.samples(np.arange(len(data)))
+    return float((model.predict(raws).argmax(-1) == labels).mean())
+
+
+def bright(images):
+    """The logits of dark and bright images, told apart at 0.7 after gamma, which is 0.46 of the light."""
+    level = images.mean((1, 2, 3))
+    return 20 * jnp.stack([0.7 - level, level - 0.7], -1)
+
+
+def test_training_on_arrays_keeps_patients_together(run, data):
+    fold = run.folds[0]
+    parts = [set(data.groups_of(indices).tolist()) for indices in fold.split]
+    assert [len(part) for part in parts][2] == 2
+    assert sum(map(len, parts)) == len(set().union(*parts)) == 8
+    assert run.dataset is data
+    assert run.classes == ("dark", "bright")
+
+
+def test_evaluating_measures_the_test_samples_of_the_data_at_hand(run, data):
+    found = r2l_jax.evaluate(run, against="exposures", exposures=0.5)
+    tested = run.folds[0].test_indices
+    raws, labels = data.samples(tested)
+    clean = (run.predict(raws).argmax(-1) == labels).mean()
+    assert found.tables["drops"].numbers("accuracy")["clean"] == pytest.approx(clean)
+    assert "32 test samples of 2 groups" in str(found)
+    assert (pathlib.Path(run.folds[0].folder).parent / "evaluation" / "result.json").exists()
+
+
+def test_folder_path_and_object_are_the_same_run(run):
+    folder = run.folds[0].folder.parent
+    settings = {"against": "exposures", "exposures": 0.5}
+    texts = {r2l_jax.evaluate(each, **settings).text() for each in (run, folder, str(folder), r2l_jax.load(folder))}
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize("given", [{"light": 0.4}, {"count": 16, "seed": 5}])
+def test_other_data_is_measured_whole_and_leaves_no_result_behind(run, given):
+    other = data_of(**given)
+    before = sorted(run.folds[0].folder.parent.rglob("*"))
+    found = r2l_jax.evaluate(run, other, against="exposures", exposures=(0.5, 0.25))
+    assert found.tables["drops"].numbers("accuracy")["clean"] == pytest.approx(accuracy(run, other))
+    assert f"{len(other)} test samples of 8 groups" in str(found)
+    assert sorted(run.folds[0].folder.parent.rglob("*")) == before
+
+
+def test_results_go_to_the_folder_that_is_named(run, tmp_path):
+    r2l_jax.evaluate(run, data_of(seed=3), against="exposures", exposures=0.5, output=tmp_path / "found")
+    assert (tmp_path / "found" / "result.json").exists()
+
+
+def test_data_of_another_camera_is_scaled_to_that_of_the_run(run):
+    """The black level differs, and with it every raw image, but the light is the same."""
+    raws, labels, groups = arrays(seed=7)
+    camera = isp.Camera(**{**CAMERA.__dict__, "black_level": (0.25,) * 4})
+    shifted = 0.25 + (raws - 0.1) * (0.75 / 0.9)
+    pair = [
+        r2l_jax.data.from_arrays(np.clip(each, 0, 1).astype(np.float32), labels, of, ["dark", "bright"], groups)
+        for each, of in ((raws, CAMERA), (shifted, camera))
+    ]
+    losses = [r2l_jax.evaluate(run, each, against="exposures", exposures=0.5).tables["drops"] for each in pair]
+    assert losses[0].numbers("accuracy") == losses[1].numbers("accuracy")
+
+
+def test_a_function_of_images_is_measured_without_a_run(data):
+    """Half of the light turns bright images, of 0.65 to 0.75, dark."""
+    linear = isp.static(CAMERA, "bilinear", "none", "none")
+    found = r2l_jax.evaluate(bright, data, pipeline=linear, against="exposures", exposures=0.5)
+    scores = found.tables["drops"].numbers("accuracy")
+    assert scores["clean"] == 1
+    assert scores["light=0.5"] == 0.5
+    assert "128" in str(found)
+
+
+def test_adapting_to_an_array_returns_a_model_that_every_control_takes(run, data):
+    raws = data_of(light=0.6).samples(np.arange(128))[0]
+    adapted = r2l_jax.adapt(run, raws, force=True)
+    assert adapted.identity != run.identity
+    found = r2l_jax.evaluate(adapted, data, against="exposures", exposures=0.5)
+    assert found.tables["drops"].numbers("accuracy")["clean"] == pytest.approx(accuracy_of_tested(adapted, data))
+
+
+def accuracy_of_tested(model, data):
+    raws, labels = data.samples(model.folds[0].test_indices)
+    return float((model.predict(raws).argmax(-1) == labels).mean())
+
+
+def test_adapting_under_simulated_drift_names_the_adapted_run(run):
+    found = r2l_jax.adapt(run, exposures=0.5, method="statistics", unlabeled=8, force=True)
+    (folder,) = found.metadata["adapted"].values()
+    assert r2l_jax.load(folder).about.adapted
+
+
+def test_monitoring_arrays_tells_new_light_from_old(run):
+    assert r2l_jax.monitor(run) is None
+    calm = r2l_jax.monitor(run, data_of(count=32, seed=11).samples(np.arange(32))[0])
+    drifted = r2l_jax.monitor(run, data_of(count=32, seed=12, light=0.5).samples(np.arange(32))[0])
+    assert (calm.metadata["alarm"], drifted.metadata["alarm"]) == (False, True)
+
+
+def test_forensics_returns_results_by_analysis(run):
+    found = r2l_jax.forensics(run, analyses="sensitivity")
+    assert list(found) == ["sensitivity"]
+    assert "parameters" in found["sensitivity"].tables
+
+
+def test_a_report_shows_itself_in_a_frame(run, tmp_path):
+    made = r2l_jax.report(run, output=tmp_path / "page.html")
+    assert made.path == tmp_path / "page.html"
+    assert made._repr_html_().startswith('<iframe src="data:text/html;base64,')
+
+
+def test_pictures_of_arrays_are_written(data, tmp_path):
+    folder = r2l_jax.synthesize(data, output=tmp_path / "sets", pipelines="parametrized", format="png", exposures=0.5)
+    assert len(list(folder.rglob("*.png"))) == 2 * len(data)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda run: r2l_jax.evaluate(run, agains="sensor"),
+            TypeError,
+            "unexpected argument `agains`; did you mean",
+        ),
+        (
+            lambda run: r2l_jax.evaluate(run, against="sensors"),
+            InputError,
+            "`against` must be one of .* got 'sens",
+        ),
+        (
+            lambda run: r2l_jax.evaluate(run, exposures=0.5),
+            InputError,
+            "`exposures` has no effect without `against",
+        ),
+        (lambda run: r2l_jax.evaluate(run, pipeline="full"), InputError, "`pipeline` is for a network without a run"),
+        (lambda run: r2l_jax.evaluate(bright), InputError, "a network without a run needs `data`"),
+        (
+            lambda run: r2l_jax.adapt(run, np.zeros((8, 16, 16)), steps=3),
+            InputError,
+            "`steps` has no effect on",
+        ),
+        (lambda run: r2l_jax.monitor(run, follow=True), TypeError, "unexpected argument `follow`"),
+        (
+            lambda run: r2l_jax.train(test_size=0.2, split="s.json"),
+            InputError,
+            "`test_size` has no effect with `sp",
+        ),
+        (lambda run: r2l_jax.train(data_of(), dataset="Folder"), InputError, "`dataset` has no effect with `data`"),
+    ],
+)
+def test_arguments_without_effect_are_refused_before_any_work(run, call, error, message):
+    with pytest.raises(error, match=message):
+        call(run)
+
+
+def test_data_must_fit_the_model(run):
+    raws, labels, _ = arrays()
+    with pytest.raises(InputError, match="`data` must have the classes dark, bright in this order, got bright, dark"):
+        r2l_jax.evaluate(run, r2l_jax.data.from_arrays(raws, labels, CAMERA, ["bright", "dark"]))
+    with pytest.raises(InputError, match="`data` must have targets for classification, as in training, got seg"):
+        r2l_jax.evaluate(run, r2l_jax.data.from_arrays(raws, (raws > 0.5).astype(np.uint8), CAMERA))
+
+
+def test_data_in_memory_is_asked_for_once_it_is_gone():
+    name = datasets.given(data_of(seed=99))
+    with pytest.raises(InputError, match="was in memory: make it again, and give it as `data`"):
+        datasets.load(name)
+
+
+def test_signatures_have_the_settings_of_the_programs():
+    parameters = inspect.signature(r2l_jax.evaluate).parameters
+    assert list(parameters)[:3] == ["run", "data", "pipeline"]
+    assert parameters["against"].default == ("pipelines", "corruptions")
+    assert "    against: kinds of drift to test against, " in r2l_jax.evaluate.__doc__
+    assert "--" not in r2l_jax.train.__doc__
+
+
+def test_every_public_name_is_offered():
+    assert set(dir(r2l_jax)) == set(r2l_jax.__all__)
+    assert all(callable(getattr(r2l_jax, name)) for name in r2l_jax.__all__ if name not in ("__version__", "data"))
+
+
+def test_no_progress_is_shown_if_it_is_not_wanted(run, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_APART", 0)
+    folder = run.folds[0].folder.parent
+    r2l_jax.evaluate(folder, against="exposures", exposures=0.125)
+    assert "batch" in capsys.readouterr().err
+    r2l_jax.evaluate(folder, against="exposures", exposures=0.0625, progress=False)
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert "batch" not in printed.err
