@@ -458,6 +458,7 @@ def ticking(title: str, total: int) -> Iterator[Callable[[], None]]:
         def tick() -> None:
             bar.update()
             if stop.requested():
-                raise Interrupted(f"stopped{f' in {title}' if title else ''}; the same command resumes there")
+                where = f" in {title}, which the same command begins again" if title else ""
+                raise Interrupted(f"stopped{where}; what was finished before is kept")
 
         yield tick
