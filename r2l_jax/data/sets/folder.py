@@ -32,7 +32,8 @@ from r2l_jax.data.files.masks import (
     read_classes,
     refuse_boxes,
 )
-from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, read_raw, warn_of_others
+from r2l_jax.data.files.pictures import from_pictures
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES, describe, read_raw, warn_of_others
 from r2l_jax.data.files.reference_camera import scaled
 from r2l_jax.data.files.shot import Shot, read_shot
 from r2l_jax.data.groups import FOLDER, named_groups
@@ -318,17 +319,23 @@ def _decoding_identity(camera: KnownCamera) -> list[Any]:
 
 
 def _described(raw_files: Mapping[str, Sequence[pathlib.Path]], parts: Mapping[str, KnownCamera]) -> list[_File]:
-    """Returns the metadata of the raw files of each part; decodes only those that are new or have changed."""
+    """Returns the metadata of the raw files of each part, from headers where possible (see `rawfile.describe`).
+
+    The first file of each part is decoded, whose samples may show that the white level is wrong. Files that have not
+    changed since an earlier call are not opened.
+    """
     files, warned = list[_File](), list[str]()
     for part, paths in raw_files.items():
         stated = parts[part]
 
-        def find(path: pathlib.Path, stated: KnownCamera = stated) -> list[Any]:
+        def find(path: pathlib.Path, stated: KnownCamera = stated, first: Any = paths[:1]) -> list[Any]:
             with collected_warnings() as warnings:
-                raw, camera = read_raw(path, stated)
+                shape, camera = describe(path, stated)
+                if path in first and stated.camera is not None:
+                    read_raw(path, stated)
             # Leaves out the path, which may be spelled differently next time.
             texts = [text.removeprefix(f"{path}: ") for text in warnings]
-            return [raw.shape, dataclasses.asdict(camera), "" if stated.camera else read_shot(path).title, texts]
+            return [shape, dataclasses.asdict(camera), "" if stated.camera else read_shot(path).title, texts]
 
         described = hashlib.sha256(json.dumps([_VERSION, stated.described]).encode()).hexdigest()[:16]
         found = file_metadata.of_files(f"mosaic_metadata/{described}", paths, find, "reading raw files")

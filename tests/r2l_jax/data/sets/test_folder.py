@@ -51,27 +51,27 @@ def test_tile_size_crops_each_file_to_its_middle(classes, capsys):
     assert "cropped" not in capsys.readouterr().err
 
 
-def test_the_second_start_decodes_only_files_that_have_changed(classes, tmp_path, monkeypatch):
+def test_the_second_start_opens_only_files_that_have_changed(classes, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(file_metadata, "_TICK", 0)
-    decoded, read_raw = [], folder.read_raw
+    described, describe = [], folder.describe
 
-    def reading(path, *arguments):
-        decoded.append(path.name)
-        return read_raw(path, *arguments)
+    def describing(path, *arguments):
+        described.append(path.name)
+        return describe(path, *arguments)
 
-    monkeypatch.setattr(folder, "read_raw", reading)
+    monkeypatch.setattr(folder, "describe", describing)
     first = load(classes)
-    assert sorted(decoded) == ["one.tiff", "three.tiff", "two.tif"]
-    decoded.clear()
+    assert sorted(described) == ["one.tiff", "three.tiff", "two.tif"]
+    described.clear()
     second = load(classes)
-    assert decoded == []
+    assert described == []
     assert second.content == first.content
     np.testing.assert_array_equal(second[2][0], first[2][0])
-    decoded.clear()
+    described.clear()
     tifffile.imwrite(classes / "b/three.tiff", np.zeros((20, 20), np.uint16))
     third = load(classes)
-    assert decoded == ["three.tiff"]
+    assert described == ["three.tiff"]
     assert (third.shape, third.content != first.content) == ((20, 20), True)
 
 
@@ -235,7 +235,8 @@ def test_a_white_level_in_the_cameras_file_is_what_files_are_divided_by(tmp_path
     load(tmp_path)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {tmp_path / 'a/0.tiff'}: the highest value is 1023 of 65535")
-    assert line.endswith("(and likewise for 1 more of 2 files)")
+    # Only the first file is decoded to see it.
+    assert line.endswith("camera's JSON file")
 
 
 def test_tiles_of_frames_with_a_white_level_are_fractions_of_it(frames):
