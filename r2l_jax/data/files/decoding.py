@@ -122,3 +122,11 @@ def read_table(path: str | os.PathLike) -> tuple[list[str], dict[str, dict[str, 
             raise InputError(f"{path}: names {row['name']} twice")
         found[row["name"]] = row
     return columns, found
+
+
+def read_labels(path: Path, separator: str | None = None) -> list[list[str]]:
+    """Reads the lines of a file, each a name and a class, which a separator or white space divides."""
+    pairs = [line.split(separator) for line in filter(str.strip, read_text(path).splitlines())]
+    if damaged := [pair for pair in pairs if len(pair) != 2]:
+        raise InputError(f"{path}: each line must be a name and a class, got {' '.join(damaged[0])!r:.100}")
+    return pairs

@@ -35,7 +35,7 @@ from r2l_jax.data.files.masks import (
 from r2l_jax.data.files.pictures import from_pictures
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, describe, read_raw, warn_of_others
 from r2l_jax.data.files.reference_camera import scaled
-from r2l_jax.data.files.shot import Shot, read_shot
+from r2l_jax.data.files.shot import read_shot
 from r2l_jax.data.groups import FOLDER, named_groups
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.errors import InputError, collected_warnings, warn, warn_once
@@ -371,42 +371,26 @@ def _segmentation(
     check_masks([mask for pairs in groups.values() for _, mask in pairs], classes.names)
     tiling = tiles.Tiling(side, _OBJECT, _every_tile, indices=len(classes.names) > 1)
     tiled = [
-        (part, model, _tiles(tiles_dir / part, pairs, parts[part], tiling)) for (part, model), pairs in groups.items()
+        tiles.cut(tiles_dir / part / f"tiles_{side}", pairs, parts[part], tiling) for (part, _), pairs in groups.items()
     ]
-    places = [(dataset, index) for *_, dataset in tiled for index in range(len(dataset))]
-
-    def read(index: int) -> Sample:
-        dataset, place = places[index]
-        return dataset.read(place)
-
-    def shot(index: int) -> Shot:
-        dataset, place = places[index]
-        assert dataset.shot is not None
-        return dataset.shot(place)
-
+    # The camera's name, the frame and the camera of each tile.
+    shots = []
+    for (part, model), pairs, each in zip(groups, groups.values(), tiled, strict=True):
+        frames = {frame.stem: frame for frame, _ in pairs}
+        shots += [(part, model, frames[tiles.frame_of(name)], each.camera) for name in each.names]
+    dataset = tiles.joined("Folder", tiled, tiling)
+    shot_of = functools.cache(read_shot)
     joined = dataclasses.replace(
-        tiled[0][-1],
+        dataset,
         classes=classes.names,
         colors=classes.colors,
-        names=tuple(os.path.join(part, name) for part, _, dataset in tiled for name in dataset.names),
-        labels=np.zeros(len(places), np.int32),
-        groups=None,  # `load` sets them.
-        read=read,
-        files=tuple(paths for *_, dataset in tiled for paths in dataset.files or ()),
-        shot=shot,
+        names=tuple(os.path.join(part, name) for (part, *_), name in zip(shots, dataset.names, strict=True)),
+        shot=lambda index: shot_of(shots[index][2]),
         white_level=next(iter(parts.values())).figures.get("white_level"),
     )
-    cameras = [dataset.camera for dataset, _ in places if dataset.camera is not None]
-    names = [model for _, model, dataset in tiled for _ in dataset.names]
-    return _with_cameras(joined, names, [image for image, *_ in joined.files or ()], cameras)
+    _, models, frames_of, cameras = zip(*shots, strict=True)
+    return _with_cameras(joined, models, frames_of, cameras)
 
 
 def _every_tile(fractions: Sequence[float]) -> list[tuple[int, str]]:
     return [(index, *_OBJECT) for index in range(len(fractions))]
-
-
-def _tiles(root: pathlib.Path, pairs: Sequence[Pair], camera: KnownCamera, tiling: tiles.Tiling) -> RawDataset:
-    """Returns the tiles of frames, with the metadata of each frame's shot."""
-    dataset = tiles.tiled("Folder", root / f"tiles_{tiling.side}", pairs, camera, tiling)
-    frames, shot_of = {frame.stem: frame for frame, _ in pairs}, functools.cache(read_shot)
-    return dataclasses.replace(dataset, shot=lambda index: shot_of(frames[tiles.frame_of(dataset.names[index])]))
