@@ -24,13 +24,13 @@ from r2l_jax.data.files.known_camera import (
 )
 from r2l_jax.data.files.masks import (
     CLASSES_FILE,
+    FOR_BOXES,
     Classes,
     Pair,
     check_masks,
     check_names,
     pair_masks,
     read_classes,
-    refuse_boxes,
 )
 from r2l_jax.data.files.pictures import from_pictures
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, describe, read_raw, warn_of_others
@@ -155,9 +155,10 @@ def _has_masks(root: pathlib.Path, parts: Iterable[str]) -> bool:
     for folder in (root / part for part in parts):
         there = [name for name in ("images", "masks") if (folder / name).is_dir()]
         if len(there) == 1:
-            refuse_boxes(folder)
             missing = "masks" if there == ["images"] else "images"
-            raise InputError(f"{folder} has a sub-folder {there[0]} but no {missing}: segmentation needs both")
+            raise InputError(
+                f"{folder} has a sub-folder {there[0]} but no {missing}: segmentation needs both; {FOR_BOXES}"
+            )
         layouts.add(bool(there))
     if len(layouts) > 1:
         raise InputError(f"{root}: all sub-folders must have the same layout; only some have images/ and masks/")
@@ -192,10 +193,10 @@ def _classification(
 
     classes = tuple(sorted({class_of(path) for paths in raw_files.values() for path in paths}))
     if len(classes) < 2:
-        refuse_boxes(root)
         raise InputError(
             f"{root} must have a sub-folder of raw files for each of at least two classes, or images/ and masks/; "
-            f"found {sum(map(len, raw_files.values()))} raw files in {len(classes)} sub-folders; {from_pictures()}"
+            f"found {sum(map(len, raw_files.values()))} raw files in {len(classes)} sub-folders; {from_pictures()}; "
+            f"{FOR_BOXES}"
         )
     warn_of_others(path for paths in there.values() for path in paths if class_of(path) in classes and path.is_file())
     empty = [folder for part in parts for folder in (root / part).glob("[!.]*/") if folder.name not in classes]
