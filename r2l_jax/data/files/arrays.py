@@ -41,9 +41,9 @@ def open_npy(path: Path) -> Iterator[Stored]:
     samples = np.load(path, mmap_mode="r", allow_pickle=False)
     if path.stat().st_size != samples.offset + samples.nbytes:
         raise ValueError("extra bytes follow the samples")
-    yield Stored(samples.shape, samples.nbytes, lambda: np.array(_native(samples)))
+    yield Stored(samples.shape, samples.nbytes, lambda: _native(samples))
 
 
 def _native(samples: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-    """Returns an array in rows and in the byte order of this machine."""
-    return np.ascontiguousarray(samples, samples.dtype.newbyteorder("="))
+    """Copies an array in rows and in the byte order of this machine."""
+    return np.array(samples, samples.dtype.newbyteorder("="), order="C")

@@ -54,7 +54,7 @@ class Stored:
     Attributes:
         shape: their shape, from the header.
         size: the bytes that they take when decoded, as the header declares them.
-        decode: decodes them.
+        decode: decodes them, for `read`.
         white: the value of white, if the header states it.
     """
 
@@ -62,6 +62,13 @@ class Stored:
     size: int
     decode: Callable[[], np.ndarray]
     white: int | None = None
+
+    def read(self) -> np.ndarray:
+        """Decodes the samples; raises a ValueError if they have another shape."""
+        samples = self.decode()
+        if samples.shape != self.shape:
+            raise ValueError(f"it declares samples of shape {self.shape} and holds {samples.shape}")
+        return samples
 
 
 # Reads the header of a file.

@@ -98,7 +98,7 @@ def _mask_samples(path: Path) -> Shaped[np.ndarray, "rows cols channels"]:
         *_, channels = shape = (*stored.shape, 1)[: max(len(stored.shape), 3)]
         if len(shape) > 3 or channels > 4:
             raise InputError(f"a mask must be a picture with at most four channels, got shape {stored.shape}")
-        values = stored.decode().reshape(shape)
+        values = stored.read().reshape(shape)
     values = values.astype(np.uint8) if values.dtype == bool else values
     return values[..., : channels - (channels in (2, 4))]
 
@@ -157,14 +157,22 @@ class _Header(NamedTuple):
         So the rows are inflated here, as many as the header declares, and handed on without compression.
         """
         chunks = list(_chunks(path.read_bytes()))
-        data = b"".join(content[8:-4] for kind, content in chunks if kind == b"IDAT")
-        rows = zlib.decompressobj().decompress(data, self._needed or 1)  # 0 would mean all
-        if len(rows) < self._needed:
-            held = len(rows) * self.height // self._needed
-            raise ValueError(f"it declares {self.height} rows of {self.width} pixels and holds {held}")
         others = b"".join(content for kind, content in chunks if kind not in _FRAMES)
-        stored = [_chunk(b"IDAT", zlib.compress(rows, 0)), _chunk(b"IEND", b"")]
-        return Image.open(io.BytesIO(b"".join([_SIGNATURE, others, *stored])), formats=("PNG",))
+        file, left = io.BytesIO(_SIGNATURE + others), self._needed
+        file.seek(0, io.SEEK_END)
+        inflate, store = zlib.decompressobj(), zlib.compressobj(0)
+        for kind, content in chunks:
+            if kind == b"IDAT" and left:
+                rows = inflate.decompress(content[8:-4], left)
+                left -= len(rows)
+                _write_chunk(file, kind, store.compress(rows))
+        if left or not self._needed:
+            held = self.height * (self._needed - left) // max(self._needed, 1)
+            raise ValueError(f"it declares {self.height} rows of {self.width} pixels and holds {held}")
+        _write_chunk(file, b"IDAT", store.flush())
+        _write_chunk(file, b"IEND", b"")
+        file.seek(0)
+        return Image.open(file, formats=("PNG",))
 
     @property
     def _needed(self) -> int:
@@ -186,5 +194,7 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         place += length + 12
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def _write_chunk(file: io.BytesIO, kind: bytes, data: bytes) -> None:
+    file.write(struct.pack(">I", len(data)) + kind)
+    file.write(data)
+    file.write(struct.pack(">I", zlib.crc32(data, zlib.crc32(kind))))

@@ -167,7 +167,7 @@ def warn_of_others(files: Iterable[Place]) -> None:
 
 def _fractions(path: Path, stored: Stored, stated: KnownCamera) -> Mosaic:
     """Divides samples by the camera's white level or, without one, by the file's maximum or the range of their type."""
-    samples = stored.decode()
+    samples = stored.read()
     if samples.dtype.kind != "f" and samples.dtype not in (np.uint8, np.uint16):
         raise InputError(f"samples must have 8 bits, 16 bits or floating point, got {samples.dtype}")
     lowest, highest = samples.min(initial=0), samples.max(initial=0)

@@ -29,7 +29,7 @@ _MOST_OVERHEAD = 2**20
 def read_tiff(path: Path) -> np.ndarray:
     """Reads the first picture of a TIFF file, see `open_tiff`."""
     with opened(path, open_tiff) as stored:
-        return stored.decode()
+        return stored.read()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ COLORS = {"black_level": [64] * 4, "white_balance": [2.0, 1.0, 1.5], "color_matr
 
 def read(layout, path):
     with opened(path, layout.open) as stored:
-        return stored.decode()
+        return stored.read()
 
 
 def packed(samples, packing, bits):

@@ -15,7 +15,7 @@ from r2l_jax.errors import InputError
 
 def read_png(path):
     with opened(path, open_png) as stored:
-        samples = stored.decode()
+        samples = stored.read()
         assert samples.shape == stored.shape
         return samples
 
