@@ -1,5 +1,6 @@
 """What headers say: the shape of a raw image, and sizes that no file holds."""
 
+import contextlib
 import io
 import struct
 import tracemalloc
@@ -11,6 +12,7 @@ import tifffile
 from PIL import Image
 
 import isp
+from r2l_jax.data.files.decoding import Stored, opened
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.pictures import read_mask, read_picture
 from r2l_jax.data.files.rawfile import describe, read_raw
@@ -79,6 +81,16 @@ def test_samples_that_a_file_cannot_hold_are_refused_before_memory_is_taken(tmp_
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2**22
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3), (2, 2, 1)])
+def test_samples_of_another_shape_than_the_header_declares_are_refused(tmp_path, shape):
+    """As tifffile returns for some damaged pages."""
+    (tmp_path / "a.tiff").touch()
+    header = contextlib.nullcontext(Stored((2, 2), 8, lambda: np.zeros(shape, np.uint16)))
+    expected = r"a.tiff: .*it declares samples of shape \(2, 2\) and holds \("
+    with pytest.raises(InputError, match=expected), opened(tmp_path / "a.tiff", lambda _: header) as stored:
+        stored.read()
 
 
 @pytest.mark.parametrize("name", ["a.tiff", "a.png", "a.npy", "a.pgm", "a.dng", "odd.dng", "area.dng", "pixels.dng"])
