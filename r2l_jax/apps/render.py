@@ -13,7 +13,8 @@ from PIL import Image
 from r2l_jax.apps.parts import in_parts
 from r2l_jax.data.files import remote
 from r2l_jax.data.files.known_camera import KnownCamera
-from r2l_jax.data.files.rawfile import RAW_SUFFIXES, READERS, from_pictures, read_raw, warn_of_others
+from r2l_jax.data.files.pictures import from_pictures
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES, READERS, read_raw, warn_of_others
 from r2l_jax.data.files.remote import Place, Url
 from r2l_jax.devices.placement import one_picture_at_a_time
 from r2l_jax.errors import InputError

@@ -117,7 +117,8 @@ class RawDataset:
     @functools.cached_property
     def _kept(self) -> dict[int, Sample] | None:
         """The samples that have been decoded so far; None if all would take over half of this process's memory."""
-        return {} if len(self) * sum(array.nbytes for array in self._first) <= memory.of_process() // 2 else None
+        fit = len(self) * sum(array.nbytes for array in self._first) <= memory.of_process() // 2
+        return {0: self._checked(self._first, 0)} if fit else None
 
     def _checked(self, sample: Sample, index: int) -> Sample:
         for wanted, found in zip(self._first, sample, strict=True):

@@ -1,10 +1,11 @@
-"""The error handling around all file readers, and bounds on declared sizes."""
+"""The layer against damaged and hostile files around all readers: errors, declared sizes and text."""
 
 import contextlib
 import csv
+import dataclasses
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -44,6 +45,45 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
         kind = Path(path).suffix[1:].upper() or "file of this kind"
         reason = reason or type(error).__name__
         raise InputError(f"{path}: truncated, corrupt or not a valid {kind} ({reason})") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """The samples of an open file.
+
+    Attributes:
+        shape: their shape, from the header.
+        size: the bytes that they take when decoded, as the header declares them.
+        decode: decodes them, for `read`.
+        white: the value of white, if the header states it.
+    """
+
+    shape: tuple[int, ...]
+    size: int
+    decode: Callable[[], np.ndarray]
+    white: int | None = None
+
+    def read(self) -> np.ndarray:
+        """Decodes the samples; raises a ValueError if they have another shape."""
+        samples = self.decode()
+        if samples.shape != self.shape:
+            raise ValueError(f"it declares samples of shape {self.shape} and holds {samples.shape}")
+        return samples
+
+
+# Reads the header of a file.
+Open = Callable[[Path], contextlib.AbstractContextManager[Stored]]
+
+
+@contextlib.contextmanager
+def opened(path: Path, header: Open) -> Iterator[Stored]:
+    """Opens a file whose samples are decoded on demand; any error is an InputError in one line.
+
+    Samples that the file cannot hold are refused before memory is taken for them.
+    """
+    with reading(path), header(path) as stored:
+        check_declared(stored.size, path.stat().st_size)
+        yield stored
 
 
 def check_finite(values: np.ndarray, what: str = "") -> None:
@@ -89,3 +129,11 @@ def read_table(path: str | os.PathLike) -> tuple[list[str], dict[str, dict[str, 
             raise InputError(f"{path}: names {row['name']} twice")
         found[row["name"]] = row
     return columns, found
+
+
+def read_labels(path: Path, separator: str | None = None) -> list[list[str]]:
+    """Reads the lines of a file, each a name and a class, which a separator or white space divides."""
+    pairs = [line.split(separator) for line in filter(str.strip, read_text(path).splitlines())]
+    if damaged := [pair for pair in pairs if len(pair) != 2]:
+        raise InputError(f"{path}: each line must be a name and a class, got {' '.join(damaged[0])!r:.100}")
+    return pairs

@@ -8,6 +8,8 @@ The packings:
 - GigE Vision ("10Packed", "12Packed"): three bytes for two samples, whose lower bits share the middle byte.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +17,7 @@ import msgspec
 import numpy as np
 from jaxtyping import UInt8, UInt16, UInt32
 
+from r2l_jax.data.files.decoding import Stored
 from r2l_jax.errors import InputError
 
 Packing = Literal["unpacked", "mipi", "pfnc", "gige"]
@@ -92,8 +95,9 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         stride = self.stride or whole
         return self.offset + (rows - 1) * stride + least, self.offset + rows * stride
 
-    def read(self, path: Path) -> UInt16[np.ndarray, "height width"]:
-        """Reads the samples of a file, which may omit the gap after the last row."""
+    @contextlib.contextmanager
+    def open(self, path: Path) -> Iterator[Stored]:
+        """Opens the samples of a file, which may omit the gap after the last row."""
         found, lengths = path.stat().st_size, self.file_bytes
         if found not in lengths:
             gap = f" or {lengths[1]}" if lengths[0] != lengths[1] else ""
@@ -101,9 +105,12 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 f"expected {lengths[0]}{gap} bytes for {self.height} rows of {self.width} samples of {self.bits} bits "
                 f"({self.packing}), found {found}"
             )
+        yield Stored((self.height, self.width), lengths[0] - self.offset, lambda: self._read(path))
+
+    def _read(self, path: Path) -> UInt16[np.ndarray, "height width"]:
         rows, samples = self._rows
         data = np.fromfile(path, np.uint8, offset=self.offset)
-        data.resize(lengths[1] - self.offset)
+        data.resize(self.file_bytes[1] - self.offset)
         unpacked = [self._unpacked(row, samples) for row in data.reshape(rows, -1)]
         return np.concatenate(unpacked).reshape(self.height, self.width)
 

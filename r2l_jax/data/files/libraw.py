@@ -57,6 +57,13 @@ def read(path: Path, stated: KnownCamera) -> tuple[Mosaic, isp.Camera]:
         return _mosaic_and_camera(path, raw, metadata, stated)
 
 
+def shape(path: Path) -> tuple[int, int]:
+    """Returns the shape of the raw image of a camera file, from its header."""
+    with rawpy.RawPy() as raw:
+        raw.open_file(str(path))
+        return raw.sizes.height // 2 * 2, raw.sizes.width // 2 * 2
+
+
 def camera_to_srgb(xyz_to_camera: Float[np.ndarray, "3 3"]) -> Float64[np.ndarray, "3 3"]:
     """Computes the matrix from white-balanced camera RGB to linear sRGB as dcraw does (`cam_xyz_coeff`).
 

@@ -18,8 +18,8 @@ from r2l_jax.errors import InputError
 
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
 
-# The starts of files that hold boxes or polygons of objects: COCO or LabelMe, Pascal VOC, and YOLO.
-_BOXES = re.compile(rb'.*("(annotations|bbox|shapes)"|<annotation)|\s*\d+(\s+[-+.e\d]+){4}', re.DOTALL)
+# Advice at the end of an error message.
+FOR_BOXES = "for boxes, give a COCO file as `annotations`"
 
 # The names of the classes of masks, in a folder with images and masks.
 CLASSES_FILE = "classes.json"
@@ -126,20 +126,6 @@ def pair_masks(folder: Path, masks_folder: Path, suffixes: Sequence[str]) -> lis
     return [(frame, _only_mask(frame, masks[stem], masks_folder)) for stem, frame in frames.items()]
 
 
-def refuse_boxes(folder: Path) -> None:
-    """Raises an InputError if a folder that lacks masks, or a folder in it, holds boxes or polygons instead."""
-    for path in sorted(folder.rglob("[!.]*")):
-        if path.suffix.lower() in (".json", ".txt", ".xml") and path.is_file():
-            with path.open("rb") as file:
-                start = file.read(2**20)
-            if _BOXES.match(start):
-                raise InputError(
-                    f"{path} holds boxes or polygons (COCO, LabelMe, YOLO or Pascal VOC): segmentation needs a mask "
-                    "of each frame, a PNG or TIFF in masks/ beside images/; for boxes and a trained detector, give a "
-                    "COCO file as `annotations`"
-                )
-
-
 def _visible_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """Lists the files with these suffixes, without the hidden files that macOS leaves beside copied ones."""
     return sorted(
@@ -152,12 +138,10 @@ def _only_mask(frame: Path, masks: list[Path], masks_folder: Path) -> Path:
         # Some may belong to frames in other folders: in this frame's mask, the frame's name is a whole word.
         word = re.compile(rf"(?<![0-9A-Za-z]){re.escape(frame.stem)}(?![0-9A-Za-z])")
         masks = [mask for mask in masks if word.search(mask.stem)]
-    if not masks:
-        refuse_boxes(masks_folder)
     if len(masks) != 1:
         raise InputError(
             f"{frame} must have exactly one mask ({', '.join(MASK_SUFFIXES)}) in {masks_folder} whose name contains "
-            f"{frame.stem!r}, found {len(masks)}"
+            f"{frame.stem!r}, found {len(masks)}; {FOR_BOXES}"
         )
     return masks[0]
 

@@ -4,24 +4,26 @@ A file with more than one plane is rejected. CZI is read with Zeiss's pylibCZIrw
 the extra `microscopy`; OME-TIFF is read like any other TIFF.
 """
 
+import contextlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
 
-from r2l_jax.data.files.decoding import check_declared
-from r2l_jax.data.files.tiff import read_tiff
+from r2l_jax.data.files.decoding import Stored
+from r2l_jax.data.files.tiff import open_tiff
 from r2l_jax.errors import InputError
 
 # The axes of all three formats. S and P are the scenes of a CZI, the images of an OME-TIFF and the positions of an ND2.
 _AXES = {"S": "scenes", "P": "scenes", "C": "channels", "Z": "planes in Z", "T": "points in time"}
 
 
-def read_czi(path: Path) -> tuple[np.ndarray, None]:
-    """Reads the only plane of a CZI: `(H, W)`, or `(H, W, 3)` for a color picture."""
+@contextlib.contextmanager
+def open_czi(path: Path) -> Iterator[Stored]:
+    """Opens the only plane of a CZI: `(H, W)`, or `(H, W, 3)` for a color picture."""
     tiles: list[tuple[int, int]] = []
     with importlib.import_module("pylibCZIrw.czi").open_czi(str(path)) as file:
         box = file.total_bounding_box_no_pyramid
@@ -33,28 +35,37 @@ def read_czi(path: Path) -> tuple[np.ndarray, None]:
         # At the seams of a stitched picture, the colors of the mosaic would not alternate.
         if sum(width * height for width, height in tiles) != sizes["X"] * sizes["Y"]:
             raise InputError(f"expected one camera frame, got {len(tiles)} tiles that overlap or leave gaps")
-        check_declared(2 * sizes["X"] * sizes["Y"], path.stat().st_size)
-        samples = file.read(roi=file.total_bounding_rectangle_no_pyramid)
-    return (samples[..., 0] if samples.shape[-1] == 1 else samples), None
+        colors = 1 if all(kind.startswith("Gray") for kind in file.pixel_types.values()) else 3
+        shape = (sizes["Y"], sizes["X"], colors)[: 2 + (colors > 1)]
+
+        def decode() -> np.ndarray:
+            return file.read(roi=file.total_bounding_rectangle_no_pyramid).reshape(shape)
+
+        yield Stored(shape, 2 * sizes["X"] * sizes["Y"], decode)
 
 
-def read_nd2(path: Path) -> tuple[np.ndarray, None]:
-    """Reads the only plane of an ND2: `(H, W)`, or `(H, W, 3)` for a color picture."""
+@contextlib.contextmanager
+def open_nd2(path: Path) -> Iterator[Stored]:
+    """Opens the only plane of an ND2: `(H, W)`, or `(H, W, 3)` for a color picture."""
     with importlib.import_module("nd2").ND2File(path) as file:
         sizes = dict(file.sizes)
         colors = sizes.pop("S", 1)
         _check_planes(sizes)
-        check_declared(sizes["Y"] * sizes["X"] * colors * file.dtype.itemsize, path.stat().st_size)
-        # Copied, because the samples are in the memory-mapped file.
-        samples = np.array(file.asarray())
-    # The package fills missing frames with zeros.
-    if not samples.any():
-        raise ValueError("its frame is missing or entirely black")
-    return samples, None
+
+        def decode() -> np.ndarray:
+            # Copied, because the samples are in the memory-mapped file.
+            samples = np.array(file.asarray())
+            # The package fills missing frames with zeros.
+            if not samples.any():
+                raise ValueError("its frame is missing or entirely black")
+            return samples
+
+        yield Stored(file.shape, sizes["Y"] * sizes["X"] * colors * file.dtype.itemsize, decode)
 
 
-def read_plane_of_tiff(path: Path) -> tuple[np.ndarray, None]:
-    """Reads a TIFF; rejects an OME-TIFF with several planes.
+@contextlib.contextmanager
+def open_plane_of_tiff(path: Path) -> Iterator[Stored]:
+    """Opens a TIFF; rejects an OME-TIFF with several planes.
 
     A file with one plane is read even if the whole recording has more of them, in other files.
     """
@@ -66,7 +77,8 @@ def read_plane_of_tiff(path: Path) -> tuple[np.ndarray, None]:
         # SizeC counts each color of a picture, but they are one channel.
         channels = max(len(image.findall("{*}Channel")) for image in images)
         _check_planes({"S": len(images), "C": channels, **sizes})
-    return read_tiff(path), None
+    with open_tiff(path) as stored:
+        yield stored
 
 
 def _check_planes(sizes: Mapping[str, int]) -> None:

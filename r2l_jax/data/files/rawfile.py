@@ -1,20 +1,19 @@
 """Raw files: the raw image in [0, 1], and the camera that took it."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float32
 
 import isp
-from r2l_jax.cli.commands import command
 from r2l_jax.data.files import headerless, libraw
-from r2l_jax.data.files.arrays import read_npy, read_pgm
-from r2l_jax.data.files.decoding import check_finite, reading
+from r2l_jax.data.files.arrays import open_npy, open_pgm
+from r2l_jax.data.files.decoding import Open, Stored, check_finite, opened, reading
 from r2l_jax.data.files.known_camera import NEUTRAL_START, KnownCamera
-from r2l_jax.data.files.microscopes import read_czi, read_nd2, read_plane_of_tiff
-from r2l_jax.data.files.pictures import read_png
+from r2l_jax.data.files.microscopes import open_czi, open_nd2, open_plane_of_tiff
+from r2l_jax.data.files.pictures import from_pictures, open_gray_png
 from r2l_jax.data.files.remote import Place
 from r2l_jax.data.files.shot import read_shot
 from r2l_jax.errors import InputError, warn
@@ -22,29 +21,15 @@ from r2l_jax.errors import InputError, warn
 Mosaic = Float32[np.ndarray, "rows cols"]
 
 
-def from_pictures() -> str:
-    """Explains how to convert pictures to raw files, at the end of an error message."""
-    return f"{command('unprocess')} converts JPEG and PNG pictures to raw files"
-
-
-def read_gray_png(path: Path) -> tuple[Shaped[np.ndarray, "rows cols"], None]:
-    """Reads the raw image that is stored in the samples of a PNG."""
-    samples, mode = read_png(path)
-    if mode not in ("L", "I;16"):
-        raise InputError(f"expected one channel with 8 or 16 bits of raw data, got PNG mode {mode}; {from_pictures()}")
-    return samples, None
-
-
-# Readers of files that hold samples but no calibration values. Each returns the samples, and the white value if the
-# file states it. Files with other suffixes are in camera formats, which LibRaw reads, or have no header.
-READERS: dict[str, Callable[[Path], tuple[np.ndarray, int | None]]] = {
-    ".tif": read_plane_of_tiff,
-    ".tiff": read_plane_of_tiff,
-    ".png": read_gray_png,
-    ".npy": read_npy,
-    ".pgm": read_pgm,
-    ".czi": read_czi,
-    ".nd2": read_nd2,
+# Files that hold samples but no calibration values. Others are in camera formats, read by LibRaw, or have no header.
+READERS: dict[str, Open] = {
+    ".tif": open_plane_of_tiff,
+    ".tiff": open_plane_of_tiff,
+    ".png": open_gray_png,
+    ".npy": open_npy,
+    ".pgm": open_pgm,
+    ".czi": open_czi,
+    ".nd2": open_nd2,
 }
 
 # The suffixes that folders are searched for. `read_raw` takes others as well.
@@ -93,19 +78,13 @@ def read_raw(
     """
     path, stated = Path(path), KnownCamera.of(camera)
     with reading(path):
-        if not path.is_file():
-            raise InputError("no such file")
-        if reader := READERS.get(path.suffix.lower()):
-            mosaic = _fractions(path, *reader(path), stated)
-            camera = _whole(stated, "TIFF, PNG, PGM, NPY, CZI and ND2 hold")
-        elif stated.layout is not None and not libraw.is_container(path):
-            mosaic = _fractions(path, stated.layout.read(path), None, stated)
-            camera = _whole(stated, "a file without a header holds")
+        if header := _header(path, stated):
+            with opened(path, header) as stored:
+                _check_shape(stored.shape)
+                mosaic, camera = _fractions(path, stored, stated), _whole(path, stated)
         else:
             mosaic, camera = _by_libraw(path, stated)
-        rows, cols = mosaic.shape
-        if rows % 2 or cols % 2 or not mosaic.size:
-            raise InputError(f"a raw image must have an even height and width of at least 2, got {rows}x{cols}")
+            _check_shape(mosaic.shape)
         if stated.corrections is not None:
             mosaic = stated.corrections.apply(mosaic, camera)
         if (reference := stated.reference) is not None:
@@ -115,6 +94,41 @@ def read_raw(
                 warn(f"{path}: {ignored}")
             return reference.scaled(mosaic, camera, stated.figures), reference.camera
         return mosaic, camera
+
+
+def describe(path: Path, stated: KnownCamera) -> tuple[tuple[int, ...], isp.Camera]:
+    """Returns the shape of the raw image in a file, and its camera, as `read_raw` does but from the header alone.
+
+    Only camera formats whose camera is not stated are decoded, because LibRaw measures black levels in masked areas.
+    """
+    with reading(path):
+        if header := _header(path, stated):
+            with opened(path, header) as stored:
+                _check_shape(stored.shape)
+                return stored.shape, _whole(path, stated)
+        if stated.camera is None:
+            raw, camera = read_raw(path, stated)
+            return raw.shape, camera
+        return libraw.shape(path), stated.camera
+
+
+def _header(path: Path, stated: KnownCamera) -> Open | None:
+    """Returns how to open a file that holds samples but no calibration values; None for camera formats."""
+    if not path.is_file():
+        raise InputError("no such file")
+    if header := READERS.get(path.suffix.lower()):
+        return header
+    return stated.layout.open if stated.layout is not None and not libraw.is_container(path) else None
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    if len(shape) != 2:
+        is_picture = len(shape) == 3 and {3, 4} & {shape[0], shape[-1]}
+        advice = f", like a color picture; {from_pictures()}" if is_picture else ""
+        raise InputError(f"expected one raw image (H, W), got samples of shape {shape}{advice}")
+    rows, cols = shape
+    if rows % 2 or cols % 2 or not rows * cols:
+        raise InputError(f"a raw image must have an even height and width of at least 2, got {rows}x{cols}")
 
 
 def _by_libraw(path: Path, stated: KnownCamera) -> tuple[Mosaic, isp.Camera]:
@@ -131,9 +145,11 @@ def _by_libraw(path: Path, stated: KnownCamera) -> tuple[Mosaic, isp.Camera]:
         raise
 
 
-def _whole(stated: KnownCamera, who: str) -> isp.Camera:
+def _whole(path: Path, stated: KnownCamera) -> isp.Camera:
     """Returns the stated camera, for files without calibration values."""
     if stated.camera is None:
+        known = path.suffix.lower() in READERS
+        who = "TIFF, PNG, PGM, NPY, CZI and ND2 hold" if known else "a file without a header holds"
         lacks = f" that also has {', '.join(stated.missing)}" if stated.figures else ""
         raise InputError(f"{who} no calibration values: give a camera (`camera`){lacks}; {NEUTRAL_START}")
     return stated.camera
@@ -151,19 +167,16 @@ def warn_of_others(files: Iterable[Place]) -> None:
         warn(f"skipped {number} without the suffix of a raw file, such as {min(others, key=str)}")
 
 
-def _fractions(path: Path, samples: np.ndarray, maximum: int | None, stated: KnownCamera) -> Mosaic:
+def _fractions(path: Path, stored: Stored, stated: KnownCamera) -> Mosaic:
     """Divides samples by the camera's white level or, without one, by the file's maximum or the range of their type."""
-    if samples.ndim != 2:
-        is_picture = samples.ndim == 3 and {3, 4} & {samples.shape[0], samples.shape[-1]}
-        advice = f", like a color picture; {from_pictures()}" if is_picture else ""
-        raise InputError(f"expected one raw image (H, W), got samples of shape {samples.shape}{advice}")
+    samples = stored.read()
     if samples.dtype.kind != "f" and samples.dtype not in (np.uint8, np.uint16):
         raise InputError(f"samples must have 8 bits, 16 bits or floating point, got {samples.dtype}")
     lowest, highest = samples.min(initial=0), samples.max(initial=0)
     if not np.isfinite([lowest, highest]).all():
         check_finite(samples)
     white = stated.figures.get("white_level")
-    full = white or maximum or (1 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max)
+    full = white or stored.white or (1 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max)
     if lowest < 0 or (white is None and highest > full):
         raise InputError(f"samples must be in [0, {full:g}], got {lowest:g} to {highest:g}")
     if highest < _DIM * full and (white is None or stated.guesses_white_level):

@@ -1,15 +1,17 @@
 """Reads TIFF files, and rejects those that lack samples they declare."""
 
+import contextlib
 import itertools
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import tifffile
 from jaxtyping import Float32
 
-from r2l_jax.data.files.decoding import check_declared, reading
+from r2l_jax.data.files.decoding import Stored, opened, reading
 from r2l_jax.errors import InputError
 
 # tifffile also logs damaged files, which the error already reports.
@@ -25,7 +27,14 @@ _MOST_OVERHEAD = 2**20
 
 
 def read_tiff(path: Path) -> np.ndarray:
-    """Reads the first picture of a TIFF file, and any other pages of its size, as one array.
+    """Reads the first picture of a TIFF file, see `open_tiff`."""
+    with opened(path, open_tiff) as stored:
+        return stored.read()
+
+
+@contextlib.contextmanager
+def open_tiff(path: Path) -> Iterator[Stored]:
+    """Opens the first picture of a TIFF file, and any other pages of its size, as one array.
 
     The samples are as stored: `(H, W)`, `(H, W, channels)`, `(channels, H, W)` or `(pages, ...)`. Other programs'
     descriptions, such as the axes of a hyperstack, are ignored.
@@ -38,10 +47,13 @@ def read_tiff(path: Path) -> np.ndarray:
         same = [page for page in pages if (page.shape, page.dtype) == (first.shape, first.dtype)]
         for page in same:
             check_page(page)
-        check_declared(sum(page.nbytes for page in same), tiff.filehandle.size)
-        # Decoded in the calling thread, because several files are already read at once.
-        arrays = [page.asarray(maxworkers=1) for page in same]
-        return np.stack(arrays) if len(arrays) > 1 else arrays[0]
+
+        def decode() -> np.ndarray:
+            # Decoded in the calling thread, because several files are already read at once.
+            arrays = [page.asarray(maxworkers=1) for page in same]
+            return np.stack(arrays) if len(arrays) > 1 else arrays[0]
+
+        yield Stored((len(same),) * (len(same) > 1) + first.shape, sum(page.nbytes for page in same), decode)
 
 
 def check_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> list[int]:

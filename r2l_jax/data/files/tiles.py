@@ -15,7 +15,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
@@ -23,7 +23,7 @@ from PIL import Image
 
 import isp
 from isp.metering import Part
-from r2l_jax.data.files.decoding import advising, read_text
+from r2l_jax.data.files.decoding import advising, read_labels, reading
 from r2l_jax.data.files.file_metadata import hash_files
 from r2l_jax.data.files.known_camera import KnownCamera, common_camera, read_camera_file
 from r2l_jax.data.files.masks import Pair, read_frame
@@ -58,11 +58,42 @@ class Tiling:
     indices: bool = False
 
 
-def tiled(name: str, parent: pathlib.Path, pairs: Sequence[Pair], camera: KnownCamera, tiling: Tiling) -> RawDataset:
-    """Returns the tiles of frames; cuts them unless `parent` already has tiles of these files and this camera."""
+class Tiles(NamedTuple):
+    """The tiles of some frames in a folder: their names and classes, and the common camera of the frames."""
+
+    folder: pathlib.Path
+    names: list[str]
+    labels: list[int]
+    camera: isp.Camera
+
+
+def cut(parent: pathlib.Path, pairs: Sequence[Pair], camera: KnownCamera, tiling: Tiling) -> Tiles:
+    """Cuts frames into tiles, unless `parent` already has tiles of these files and this camera."""
     folder = parent / _version(pairs, camera, tiling.indices)
     on_first_process(lambda: _cut(pairs, folder, camera, tiling))
-    return _load(name, folder, tiling)
+    with advising(f"delete {folder} to cut the tiles again"), reading(folder / "labels.dat"):
+        found = read_labels(folder / "labels.dat", "\t")
+        labels = [tiling.classes.index(label) for _, label in found]
+        return Tiles(folder, [name for name, _ in found], labels, read_camera_file(folder / "camera.json"))
+
+
+def joined(name: str, tiled: Sequence[Tiles], tiling: Tiling) -> RawDataset:
+    """Returns the tiles of some folders, with the first one's camera. The tiles of a frame are a group."""
+    places = [(each.folder, tile) for each in tiled for tile in each.names]
+    return stored_set(
+        [folder / "images" / f"{tile}.tiff" for folder, tile in places],
+        [folder / "masks" / f"{tile}.png" for folder, tile in places] if tiling.segmentation else [],
+        [folder / "frames" / f"{frame_of(tile)}.tiff" for folder, tile in places],
+        (tiling.side, tiling.side),
+        tiling.indices,
+        lambda image: f"delete {image.parents[1]} to cut the tiles again",
+        name=name,
+        classes=tiling.classes,
+        camera=tiled[0].camera,
+        names=tuple(tile for _, tile in places),
+        labels=np.array([label for each in tiled for label in each.labels], np.int32),
+        groups=[(folder, frame_of(tile)) for folder, tile in places],
+    )
 
 
 def _version(pairs: Sequence[Pair], camera: KnownCamera, indices: bool) -> str:
@@ -133,55 +164,23 @@ def _write(path: pathlib.Path, raw: np.ndarray) -> None:
     tifffile.imwrite(path, np.round(raw * 65535).astype(np.uint16), metadata=None)
 
 
-def _load(name: str, folder: pathlib.Path, tiling: Tiling) -> RawDataset:
-    """Loads the tiles of a folder, with the common camera of their frames."""
-    advice, file = f"delete {folder} to cut the tiles again", folder / "labels.dat"
-    with advising(advice):
-        names, labels = [], []
-        for line in read_text(file).splitlines():
-            stem, separator, label = line.rpartition("\t")
-            if not separator or label not in tiling.classes:
-                raise InputError(
-                    f"{file}: each line must be a tile, a tab and {' or '.join(tiling.classes)}, got {line!r:.100}"
-                )
-            names.append(stem)
-            labels.append(tiling.classes.index(label))
-        if not names:
-            raise InputError(f"{file}: must list tiles, found none")
-        camera = read_camera_file(folder / "camera.json")
-    return stored_set(
-        [folder / "images" / f"{stem}.tiff" for stem in names],
-        [folder / "masks" / f"{stem}.png" for stem in names] if tiling.segmentation else [],
-        [folder / "frames" / f"{frame_of(stem)}.tiff" for stem in names],
-        (tiling.side, tiling.side),
-        tiling.indices,
-        advice,
-        name=name,
-        classes=tiling.classes,
-        camera=camera,
-        names=tuple(names),
-        labels=np.array(labels, np.int32),
-        groups=list(map(frame_of, names)),
-    )
-
-
 def stored_set(
     images: Sequence[pathlib.Path],
     masks: Sequence[pathlib.Path],
     summaries: Sequence[pathlib.Path],
     shape: tuple[int, ...] | None,
     indices: bool,
-    advice: str,
+    advice: Callable[[pathlib.Path], str],
     **fields: Any,
 ) -> RawDataset:
     """Makes a data set of raw images, or of images, that a program stored in 16 bits, see `read_stored`.
 
     Without `masks`, the targets are the labels; with `indices`, masks hold classes. `summaries` are those of the frames
-    that the raw images are parts of, if any. `advice` says what to do about damaged files.
+    that the raw images are parts of, if any. `advice` says what to do about a damaged file, given its image.
     """
 
     def read(index: int) -> Sample:
-        with advising(advice):
+        with advising(advice(images[index])):
             raw = read_stored(images[index], shape)
             sample = Part(raw, read_stored(summaries[index], None)) if summaries else raw
             if not masks:

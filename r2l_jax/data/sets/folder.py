@@ -24,17 +24,18 @@ from r2l_jax.data.files.known_camera import (
 )
 from r2l_jax.data.files.masks import (
     CLASSES_FILE,
+    FOR_BOXES,
     Classes,
     Pair,
     check_masks,
     check_names,
     pair_masks,
     read_classes,
-    refuse_boxes,
 )
-from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, read_raw, warn_of_others
+from r2l_jax.data.files.pictures import from_pictures
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES, describe, read_raw, warn_of_others
 from r2l_jax.data.files.reference_camera import scaled
-from r2l_jax.data.files.shot import Shot, read_shot
+from r2l_jax.data.files.shot import read_shot
 from r2l_jax.data.groups import FOLDER, named_groups
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.errors import InputError, collected_warnings, warn, warn_once
@@ -154,9 +155,10 @@ def _has_masks(root: pathlib.Path, parts: Iterable[str]) -> bool:
     for folder in (root / part for part in parts):
         there = [name for name in ("images", "masks") if (folder / name).is_dir()]
         if len(there) == 1:
-            refuse_boxes(folder)
             missing = "masks" if there == ["images"] else "images"
-            raise InputError(f"{folder} has a sub-folder {there[0]} but no {missing}: segmentation needs both")
+            raise InputError(
+                f"{folder} has a sub-folder {there[0]} but no {missing}: segmentation needs both; {FOR_BOXES}"
+            )
         layouts.add(bool(there))
     if len(layouts) > 1:
         raise InputError(f"{root}: all sub-folders must have the same layout; only some have images/ and masks/")
@@ -191,10 +193,10 @@ def _classification(
 
     classes = tuple(sorted({class_of(path) for paths in raw_files.values() for path in paths}))
     if len(classes) < 2:
-        refuse_boxes(root)
         raise InputError(
             f"{root} must have a sub-folder of raw files for each of at least two classes, or images/ and masks/; "
-            f"found {sum(map(len, raw_files.values()))} raw files in {len(classes)} sub-folders; {from_pictures()}"
+            f"found {sum(map(len, raw_files.values()))} raw files in {len(classes)} sub-folders; {from_pictures()}; "
+            f"{FOR_BOXES}"
         )
     warn_of_others(path for paths in there.values() for path in paths if class_of(path) in classes and path.is_file())
     empty = [folder for part in parts for folder in (root / part).glob("[!.]*/") if folder.name not in classes]
@@ -318,17 +320,23 @@ def _decoding_identity(camera: KnownCamera) -> list[Any]:
 
 
 def _described(raw_files: Mapping[str, Sequence[pathlib.Path]], parts: Mapping[str, KnownCamera]) -> list[_File]:
-    """Returns the metadata of the raw files of each part; decodes only those that are new or have changed."""
+    """Returns the metadata of the raw files of each part, from headers where possible (see `rawfile.describe`).
+
+    The first file of each part is decoded, whose samples may show that the white level is wrong. Files that have not
+    changed since an earlier call are not opened.
+    """
     files, warned = list[_File](), list[str]()
     for part, paths in raw_files.items():
         stated = parts[part]
 
-        def find(path: pathlib.Path, stated: KnownCamera = stated) -> list[Any]:
+        def find(path: pathlib.Path, stated: KnownCamera = stated, first: Any = paths[:1]) -> list[Any]:
             with collected_warnings() as warnings:
-                raw, camera = read_raw(path, stated)
+                shape, camera = describe(path, stated)
+                if path in first and stated.camera is not None:
+                    read_raw(path, stated)
             # Leaves out the path, which may be spelled differently next time.
             texts = [text.removeprefix(f"{path}: ") for text in warnings]
-            return [raw.shape, dataclasses.asdict(camera), "" if stated.camera else read_shot(path).title, texts]
+            return [shape, dataclasses.asdict(camera), "" if stated.camera else read_shot(path).title, texts]
 
         described = hashlib.sha256(json.dumps([_VERSION, stated.described]).encode()).hexdigest()[:16]
         found = file_metadata.of_files(f"mosaic_metadata/{described}", paths, find, "reading raw files")
@@ -364,42 +372,26 @@ def _segmentation(
     check_masks([mask for pairs in groups.values() for _, mask in pairs], classes.names)
     tiling = tiles.Tiling(side, _OBJECT, _every_tile, indices=len(classes.names) > 1)
     tiled = [
-        (part, model, _tiles(tiles_dir / part, pairs, parts[part], tiling)) for (part, model), pairs in groups.items()
+        tiles.cut(tiles_dir / part / f"tiles_{side}", pairs, parts[part], tiling) for (part, _), pairs in groups.items()
     ]
-    places = [(dataset, index) for *_, dataset in tiled for index in range(len(dataset))]
-
-    def read(index: int) -> Sample:
-        dataset, place = places[index]
-        return dataset.read(place)
-
-    def shot(index: int) -> Shot:
-        dataset, place = places[index]
-        assert dataset.shot is not None
-        return dataset.shot(place)
-
+    # The camera's name, the frame and the camera of each tile.
+    shots = []
+    for (part, model), pairs, each in zip(groups, groups.values(), tiled, strict=True):
+        frames = {frame.stem: frame for frame, _ in pairs}
+        shots += [(part, model, frames[tiles.frame_of(name)], each.camera) for name in each.names]
+    dataset = tiles.joined("Folder", tiled, tiling)
+    shot_of = functools.cache(read_shot)
     joined = dataclasses.replace(
-        tiled[0][-1],
+        dataset,
         classes=classes.names,
         colors=classes.colors,
-        names=tuple(os.path.join(part, name) for part, _, dataset in tiled for name in dataset.names),
-        labels=np.zeros(len(places), np.int32),
-        groups=None,  # `load` sets them.
-        read=read,
-        files=tuple(paths for *_, dataset in tiled for paths in dataset.files or ()),
-        shot=shot,
+        names=tuple(os.path.join(part, name) for (part, *_), name in zip(shots, dataset.names, strict=True)),
+        shot=lambda index: shot_of(shots[index][2]),
         white_level=next(iter(parts.values())).figures.get("white_level"),
     )
-    cameras = [dataset.camera for dataset, _ in places if dataset.camera is not None]
-    names = [model for _, model, dataset in tiled for _ in dataset.names]
-    return _with_cameras(joined, names, [image for image, *_ in joined.files or ()], cameras)
+    _, models, frames_of, cameras = zip(*shots, strict=True)
+    return _with_cameras(joined, models, frames_of, cameras)
 
 
 def _every_tile(fractions: Sequence[float]) -> list[tuple[int, str]]:
     return [(index, *_OBJECT) for index in range(len(fractions))]
-
-
-def _tiles(root: pathlib.Path, pairs: Sequence[Pair], camera: KnownCamera, tiling: tiles.Tiling) -> RawDataset:
-    """Returns the tiles of frames, with the metadata of each frame's shot."""
-    dataset = tiles.tiled("Folder", root / f"tiles_{tiling.side}", pairs, camera, tiling)
-    frames, shot_of = {frame.stem: frame for frame, _ in pairs}, functools.cache(read_shot)
-    return dataclasses.replace(dataset, shot=lambda index: shot_of(frames[tiles.frame_of(dataset.names[index])]))

@@ -18,7 +18,7 @@ import numpy as np
 import isp
 from r2l_jax.cli.commands import command
 from r2l_jax.data.files import tiles
-from r2l_jax.data.files.decoding import read_text, reading
+from r2l_jax.data.files.decoding import read_labels
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.masks import Pair, pair_masks, read_frame
 from r2l_jax.data.files.tiles import stored_set
@@ -124,7 +124,7 @@ def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
         return _frames(frames)
     folder, camera = root / "drone" / f"tiles_{TILE_SIZE}" / name / intensity, KnownCamera.of(isp.CAMERAS["drone"])
     with collected_warnings():
-        return tiles.tiled(name, folder, frames, camera, _TILINGS[name])
+        return tiles.joined(name, [tiles.cut(folder, frames, camera, _TILINGS[name])], _TILINGS[name])
 
 
 def download_name(name: str) -> str:
@@ -162,12 +162,7 @@ def _problem(name: str, root: pathlib.Path, *paths: pathlib.Path) -> str | None:
 
 
 def _microscopy(name: str, root: pathlib.Path, images: pathlib.Path, labels_file: pathlib.Path) -> RawDataset:
-    pairs = []
-    with reading(labels_file):
-        for line in filter(str.strip, read_text(labels_file).splitlines()):
-            if len(fields := line.split()) != 2:
-                raise InputError(f"each line must be a name and a class, got {line!r:.100}")
-            pairs.append(fields)
+    pairs = read_labels(labels_file)
     counts = collections.Counter(label for _, label in pairs)
     classes = tuple(label for label in CELLS if counts[label] > RARE)
     pairs = [(stem, label) for stem, label in pairs if label in classes and stem != LEFT_OUT]
@@ -183,7 +178,7 @@ def _microscopy(name: str, root: pathlib.Path, images: pathlib.Path, labels_file
         [],
         None if is_raw else (TILE_SIZE, TILE_SIZE, 3),
         False,
-        f"download {name} again",
+        lambda _: f"download {name} again",
         name=name,
         classes=classes,
         camera=isp.CAMERAS["microscopy"] if is_raw else None,

@@ -89,7 +89,7 @@ def load(
         [],
         (size, size),
         bool(chosen),
-        advice,
+        lambda _: advice,
         name=name,
         classes=("white cell",) if segmentation else classes,
         camera=camera,

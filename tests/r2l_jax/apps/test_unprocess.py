@@ -10,10 +10,9 @@ import tifffile
 from PIL import Image
 
 import isp
-from r2l_jax.apps.unprocess import unprocess_folder
-from r2l_jax.data import unprocessing
+from r2l_jax.apps import unprocess
+from r2l_jax.apps.unprocess import Summary, unprocess_folder
 from r2l_jax.data.sets import datasets
-from r2l_jax.data.unprocessing import Summary
 from r2l_jax.errors import InputError
 
 CAMERA = isp.CAMERAS["drone"]
@@ -162,7 +161,7 @@ def test_noise_does_not_repeat_along_rows_or_columns(tmp_path):
 
 @pytest.mark.parametrize("pattern", ["RGGB", "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG", "RGB/GBR", isp.cfa.MONO])
 def test_mosaics_have_the_color_filter_array_of_the_camera(tmp_path, monkeypatch, pattern):
-    monkeypatch.setattr(unprocessing, "_BAND", 8)
+    monkeypatch.setattr(unprocess, "_BAND", 8)
     black = np.linspace(0.02, 0.08, *isp.cfa.black_level_shape(pattern))
     color = (None, None) if pattern == isp.cfa.MONO else (CAMERA.white_balance, CAMERA.color_matrix)
     camera = isp.Camera(black, *color, pattern)

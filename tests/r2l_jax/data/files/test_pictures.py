@@ -7,8 +7,17 @@ import pytest
 import tifffile
 from PIL import Image
 
-from r2l_jax.data.files.pictures import mask_values, png_bits, read_mask, read_picture, read_png
+from r2l_jax.data.files import pictures
+from r2l_jax.data.files.decoding import opened
+from r2l_jax.data.files.pictures import mask_values, open_png, read_mask, read_picture
 from r2l_jax.errors import InputError
+
+
+def read_png(path):
+    with opened(path, open_png) as stored:
+        samples = stored.read()
+        assert samples.shape == stored.shape
+        return samples
 
 
 def write_chunks(path, width, height, bits, is_interlaced, samples):
@@ -49,15 +58,38 @@ def test_whole_files_pass(tmp_path, mode, size):
     image = Image.fromarray(samples).convert("L" if mode == "I;16" else mode)
     image = image.convert("I;16") if mode == "I;16" else image
     image.save(tmp_path / "a.png")
-    assert png_bits(tmp_path / "a.png") == {"1": 1, "I;16": 16}.get(mode, 8)
-    np.testing.assert_array_equal(read_png(tmp_path / "a.png")[0], np.asarray(image))
+    np.testing.assert_array_equal(read_png(tmp_path / "a.png"), np.asarray(image))
+
+
+@pytest.mark.parametrize("read", [read_mask, read_picture, mask_values])
+def test_a_png_is_inflated_once(tmp_path, monkeypatch, read):
+    """Pillow gets the rows as they are, also where some are black."""
+    Image.fromarray(np.eye(200, dtype=np.uint8)).save(tmp_path / "a.png")
+    inflated, blocks, decompress, load = [], [], zlib.decompressobj, Image.open
+
+    def opening(file, **options):
+        data = file.getvalue()
+        blocks.append(data[data.index(b"IDAT") + 6] & 0b110)
+        return load(file, **options)
+
+    monkeypatch.setattr(pictures.zlib, "decompressobj", lambda: inflated.append(1) or decompress())
+    monkeypatch.setattr(pictures.Image, "open", opening)
+    read(tmp_path / "a.png")
+    # The type of the first block of Deflate: 0 is stored without compression.
+    assert (len(inflated), blocks) == (1, [0])
+
+
+def test_further_frames_of_an_animation_are_left_out(tmp_path):
+    frames = [Image.fromarray(np.full((4, 6), value, np.uint8)) for value in (7, 9)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(read_png(tmp_path / "a.png"), np.full((4, 6), 7))
 
 
 # The bytes of the rows of all seven passes by the PNG specification, each row with its filter.
 @pytest.mark.parametrize(("width", "height", "needed"), [(1, 1, 2), (3, 2, 10), (9, 11, 121), (64, 64, 4216)])
 def test_the_passes_of_an_interlaced_png_are_counted(tmp_path, width, height, needed):
     path = write_chunks(tmp_path / "a.png", width, height, 8, True, bytes(needed))
-    assert read_png(path)[0].shape == (height, width)
+    assert read_png(path).shape == (height, width)
     write_chunks(path, width, height, 8, True, bytes(needed - 1))
     with pytest.raises((ValueError, OSError), match=r"it declares|truncated"):
         read_png(path)

@@ -163,7 +163,7 @@ def lit(value, dtype=np.float32):
         ("raw.tiff", np.zeros((4, 4, 3), np.uint8), rf"expected one raw image .*\(4, 4, 3\), like a {FROM_PICTURES}"),
         ("raw.tiff", np.zeros((9, 6, 6), np.uint16), r"expected one raw image .*\(9, 6, 6\)$"),
         ("raw.tiff", np.zeros((5, 4), np.uint8), "a raw image must have an even height and width .*, got 5x4"),
-        ("raw.png", np.zeros((4, 4, 3), np.uint8), "PNG mode RGB; .* converts JPEG and PNG pictures to raw files$"),
+        ("raw.png", np.zeros((4, 4, 3), np.uint8), "got a PNG of RGB; .* converts JPEG and PNG pictures to raw files$"),
     ],
 )
 def test_samples_that_are_no_mosaic_are_refused(tmp_path, name, samples, message):

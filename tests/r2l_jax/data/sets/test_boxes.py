@@ -162,5 +162,5 @@ def test_a_missing_file_and_tiles_are_refused(frames):
 
 def test_a_folder_of_frames_and_boxes_names_the_flag(frames):
     (frames / "frames").rename(frames / "images")
-    with pytest.raises(InputError, match=r"coco.json holds boxes .* give a COCO file as `annotations`"):
+    with pytest.raises(InputError, match=r"images but no masks: .* for boxes, give a COCO file as `annotations`"):
         datasets.load("Folder", data_dir=frames, camera="drone")

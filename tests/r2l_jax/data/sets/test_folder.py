@@ -51,27 +51,27 @@ def test_tile_size_crops_each_file_to_its_middle(classes, capsys):
     assert "cropped" not in capsys.readouterr().err
 
 
-def test_the_second_start_decodes_only_files_that_have_changed(classes, tmp_path, monkeypatch):
+def test_the_second_start_opens_only_files_that_have_changed(classes, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(file_metadata, "_TICK", 0)
-    decoded, read_raw = [], folder.read_raw
+    described, describe = [], folder.describe
 
-    def reading(path, *arguments):
-        decoded.append(path.name)
-        return read_raw(path, *arguments)
+    def describing(path, *arguments):
+        described.append(path.name)
+        return describe(path, *arguments)
 
-    monkeypatch.setattr(folder, "read_raw", reading)
+    monkeypatch.setattr(folder, "describe", describing)
     first = load(classes)
-    assert sorted(decoded) == ["one.tiff", "three.tiff", "two.tif"]
-    decoded.clear()
+    assert sorted(described) == ["one.tiff", "three.tiff", "two.tif"]
+    described.clear()
     second = load(classes)
-    assert decoded == []
+    assert described == []
     assert second.content == first.content
     np.testing.assert_array_equal(second[2][0], first[2][0])
-    decoded.clear()
+    described.clear()
     tifffile.imwrite(classes / "b/three.tiff", np.zeros((20, 20), np.uint16))
     third = load(classes)
-    assert decoded == ["three.tiff"]
+    assert described == ["three.tiff"]
     assert (third.shape, third.content != first.content) == ((20, 20), True)
 
 
@@ -235,7 +235,8 @@ def test_a_white_level_in_the_cameras_file_is_what_files_are_divided_by(tmp_path
     load(tmp_path)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {tmp_path / 'a/0.tiff'}: the highest value is 1023 of 65535")
-    assert line.endswith("(and likewise for 1 more of 2 files)")
+    # Only the first file is decoded to see it.
+    assert line.endswith("camera's JSON file")
 
 
 def test_tiles_of_frames_with_a_white_level_are_fractions_of_it(frames):
@@ -256,29 +257,15 @@ def test_frames_need_masks_and_names_of_their_own(frames):
         load(frames, tile_size=32)
 
 
-BOXES = {
-    "masks/a.txt": "0 0.5 0.5 0.25 0.25\n",
-    "labels/a.txt": "\n2 .5 .5 1e-1 0.25\n",
-    "annotations/coco.json": '{"images": [], "annotations": [{"bbox": [1, 2, 3, 4]}]}',
-    "Annotations/a.xml": "<annotation><object><bndbox></bndbox></object></annotation>",
-    "a.json": '{"version": "5.2", "shapes": []}',
-}
-
-
-@pytest.mark.parametrize("name", BOXES)
 @pytest.mark.parametrize("frames_folder", ["images", "JPEGImages"])
-def test_files_of_boxes_are_no_masks(frames, name, frames_folder):
-    for mask in (frames / "masks").glob("mask*"):
-        mask.unlink()
-    (frames / "masks/._mask of a.png").unlink()
-    (frames / name).parent.mkdir(exist_ok=True)
-    (frames / name).write_text(BOXES[name])
-    for other, content in {"a.txt": "Frames of 2026", "camera.json": CAMERA_10_BITS}.items():
-        (frames / other).write_text(content)
-    if "masks" not in name:
-        (frames / "masks").rmdir()
+@pytest.mark.parametrize("masks", ["none", "boxes"])
+def test_a_folder_without_masks_says_what_boxes_need(frames, frames_folder, masks):
+    shutil.rmtree(frames / "masks")
+    if masks == "boxes":
+        (frames / "masks").mkdir()
+        (frames / "masks/a.txt").write_text("0 0.5 0.5 0.25 0.25\n")
     (frames / "images").rename(frames / frames_folder)
-    with pytest.raises(InputError, match=rf"{name} holds boxes or polygons \(COCO, .*PNG or TIFF in masks/"):
+    with pytest.raises(InputError, match="; for boxes, give a COCO file as `annotations`"):
         load(frames, tile_size=32)
 
 
