@@ -39,6 +39,9 @@ def tile(pattern: str) -> Int[np.ndarray, "rows cols"]:
         The channels of the smallest tile that repeats: 0 red, 1 green, 2 blue. A sensor without color filters has the
         single channel 0.
 
+    Raises:
+        ValueError: The pattern is unknown.
+
     Example:
         >>> isp.cfa.tile("RGGB")
         array([[0, 1],
@@ -118,7 +121,7 @@ def black_level_shape(pattern: str) -> tuple[int]:
 
 
 def check_mosaic(raw: Shaped[Array | np.ndarray, "..."]) -> None:
-    """Checks that an array, which may be traced, is a mosaic."""
+    """Raises a ValueError unless an array, which may be traced, is floating point, with even sides of at least 2."""
     if not jnp.issubdtype(raw.dtype, jnp.floating):
         raise ValueError(
             f"raw must be floating point with the white level at 1, got {raw.dtype}: divide by the white level first"
@@ -149,6 +152,9 @@ def black_levels(
 
     Args:
         black_level: The levels, of the shape that `black_level_shape` returns for the pattern.
+
+    Raises:
+        ValueError: `black_level` does not have this shape.
     """
     _check_levels(black_level, pattern)
     if is_bayer(pattern):
@@ -191,6 +197,9 @@ def subtract_black_level(
         black_level: One level per site of a Bayer tile, in CFA order; or, for other arrays, one level per color.
         pattern: The colors of a tile, see the module. All Bayer patterns give the same result.
         rescale: Whether to divide by 1 - black_level, so that white stays at 1. The pipelines of the study do not.
+
+    Raises:
+        ValueError: `black_level` does not have the shape of `black_level_shape`.
 
     Example:
         >>> isp.cfa.subtract_black_level(jnp.ones((2, 4)), jnp.array([0.25, 0.5, 0.5, 0.75]))
@@ -252,6 +261,9 @@ def mosaic(rgb: Float[Array, "*batch height width 3"], pattern: str = "RGGB") ->
     Args:
         rgb: Images `(..., H, W, 3)` with even H and W.
         pattern: The colors of a tile, see the module. A site without a color filter sees the mean of the channels.
+
+    Raises:
+        ValueError: `rgb` has an odd side.
     """
     tile(pattern)  # Rejects an unknown pattern.
     check_image(rgb)

@@ -74,8 +74,12 @@ def bilinear(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "
 
     Equals colour-demosaicing's `demosaicing_CFA_Bayer_bilinear`, which repeats the border of the zero-filled planes.
     (`interpolate` mirrors the border instead.)
+
+    Raises:
+        ValueError: The pattern is not a Bayer pattern.
     """
-    _check(raw, pattern)
+    cfa.check_mosaic(raw)
+    check_bayer(pattern)
     kernels = _bilinear_kernels(pattern).astype(raw.dtype)
 
     return stencil.correlate_mosaic(raw, kernels, "zero", functools.partial(_repeat_border, pattern=pattern))
@@ -95,8 +99,12 @@ def malvar2004(
     Args:
         border: The extension beyond the border: "symmetric" as above; "mirror", which keeps the mosaic's colors in
             place and leaves no colored dots along the border; or "zero".
+
+    Raises:
+        ValueError: The pattern is not a Bayer pattern.
     """
-    _check(raw, pattern)
+    cfa.check_mosaic(raw)
+    check_bayer(pattern)
     kernels = _malvar_kernels(pattern).astype(raw.dtype)
     return stencil.correlate_mosaic(raw, kernels, border)
 
@@ -120,6 +128,9 @@ def menon2007(
     Args:
         refine: Whether to smooth the differences along the decided directions at the end (the paper's refining step).
 
+    Raises:
+        ValueError: The pattern is not a Bayer pattern.
+
     Example:
         A vertical edge between two grays stays sharp and free of color.
 
@@ -130,7 +141,8 @@ def menon2007(
                [0.8, 0.8, 0.8],
                [0.8, 0.8, 0.8]], dtype=float32)
     """
-    _check(raw, pattern)
+    cfa.check_mosaic(raw)
+    check_bayer(pattern)
     tile = cfa.tile(pattern)
     return turns.mosaics_by_patches(lambda _, raw: menon.demosaic(raw, tile, refine), None, raw, menon.REACH)
 
@@ -276,6 +288,9 @@ def binned(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*b
         Images `(..., H / n, W / n, 3)`, where n is `bin_side(pattern)`. Rows and columns that do not fill a block are
         dropped at the bottom and at the right.
 
+    Raises:
+        ValueError: `raw` is smaller than a block.
+
     Example:
         >>> isp.demosaic.binned(jnp.array([[0.25, 0.5], [1.0, 0.125]]))
         Array([[[0.25 , 0.75 , 0.125]]], dtype=float32)
@@ -305,8 +320,8 @@ def _block_means(planes: Float[Array, "*batch height width channels"], side: int
     return blocks.mean((-4, -2))
 
 
-def _check(raw: Array, pattern: str) -> None:
-    cfa.check_mosaic(raw)
+def check_bayer(pattern: str) -> None:
+    """Raises a ValueError unless a pattern is one of the four Bayer patterns."""
     if not cfa.is_bayer(pattern):
         raise ValueError(
             f"this demosaicing is for the Bayer patterns {', '.join(cfa.BAYER)}, got {pattern!r}: normalized and "

@@ -17,10 +17,11 @@ __all__ = ["apart", "check_image", "correlate", "gaussian_filter", "gaussian_ker
 
 
 def gaussian_kernel(sigma: float, size: int) -> np.ndarray:
-    """Makes a Gaussian kernel that sums to 1.
+    """Makes a Gaussian kernel `(size, size)` in float32 that sums to 1.
 
-    Returns:
-        The kernel `(size, size)`, in float32.
+    Args:
+        sigma: The standard deviation in pixels, positive.
+        size: The side, odd.
     """
     taps = np.exp(-((np.arange(size) - size // 2) ** 2) / (2 * sigma**2))
     return (np.outer(taps, taps) / taps.sum() ** 2).astype(np.float32)
@@ -33,6 +34,7 @@ def gaussian_filter(
     """Smooths planes with a Gaussian; the border repeats the outermost pixels.
 
     Args:
+        sigma: The standard deviation in pixels, positive.
         size: The side at which the Gaussian is cut off, odd. Its weights sum to 1.
     """
     return gaussian.smooth(plane, sigma, size)

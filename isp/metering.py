@@ -214,6 +214,9 @@ def auto_white_balance(
         keeps_white: As for `auto_exposure`.
         frame: As for `auto_exposure`.
 
+    Raises:
+        ValueError: The sensor has no color filters.
+
     Example:
         >>> raw = jnp.array([[0.2, 0.4], [0.4, 0.8]])
         >>> isp.metering.auto_white_balance(raw, jnp.array([0.5, 1.0, 0.5]), black_level=(0.0, 0.0, 0.0, 0.0)).round(6)

@@ -179,6 +179,9 @@ class Parameter:
             name: The parameter's name. It is the element name of a single number.
             shape: The shape of the value.
 
+        Raises:
+            ValueError: `labels` do not name the elements of this shape.
+
         Example:
             >>> isp.Parameter((2.0, 1.0), labels=("red", "green")).element_names("gain", (2,))
             ['gain.red', 'gain.green']

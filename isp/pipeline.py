@@ -90,6 +90,9 @@ class Pipeline(nnx.Module):
         Returns:
             The final image `(..., H, W, 3)`, and a dict from the names of the stages, in order, to the images after
             them. Before demosaicing, these are mosaics.
+
+        Raises:
+            ValueError: A perturbation is not named after a stage.
         """
         perturbations = dict(perturbations or {})
         if unknown := sorted(set(perturbations) - set(self.stage_names)):
@@ -119,6 +122,9 @@ class Pipeline(nnx.Module):
             values: Values by the name of a parameter, in its shape; they become float32, and may be traced. For other
                 values for each image, map over pairs of values and raw images with `jax.vmap`.
 
+        Raises:
+            ValueError: A name is unknown, or a value has another shape.
+
         Example:
             >>> pipeline = isp.parametrized(isp.CAMERAS["drone"]).with_values({"gamma_correct": 1.8})
             >>> pipeline.gamma_correct[...]
@@ -141,6 +147,9 @@ class Pipeline(nnx.Module):
         Args:
             after: The name of the stage to put it after.
             before: The name of the stage to put it before, if `after` is not given.
+
+        Raises:
+            ValueError: Both or none of `after` and `before` are given, or there is no stage of this name.
 
         Example:
             >>> stage = isp.Stage("median", isp.denoise.median_denoising, options={"size": 3})

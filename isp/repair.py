@@ -43,6 +43,9 @@ def defects(
             (more if several are equally near), and not only from the median. This spares lines that are one site wide,
             but also leaves adjacent defects.
 
+    Raises:
+        ValueError: `softness` is not positive.
+
     Example:
         >>> raw = np.full((8, 8), 0.25, np.float32)
         >>> raw[2, 2], raw[3, 4] = 1.0, 0.0

@@ -78,6 +78,9 @@ def expose_sites(
 
     Returns:
         The raw image `(..., H, W)` in [0, 1], in multiples of 1 / (2 ** bits - 1).
+
+    Raises:
+        ValueError: `bits` is not from 1 to 16.
     """
     noise = noise_of(camera)
     full_well = noise.full_well if full_well is None else full_well

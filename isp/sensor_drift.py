@@ -67,6 +67,13 @@ class Quantity(NamedTuple):
         """The value that changes nothing."""
         return float(np.asarray(self.parameter.value))
 
+    @property
+    def valid_range(self) -> str:
+        """The valid values in words, such as `at least 0 (pixels)`."""
+        low, high, unit = self.parameter.low, self.parameter.high, self.parameter.unit
+        ends = f"from {low:g} to {high:g}" if high < math.inf else "finite" if low < 0 else f"at least {low:g}"
+        return f"{ends} ({unit})"
+
     def valid(self, value: Amount) -> bool:
         """Tells whether a value is valid."""
         return math.isfinite(value) and self.parameter.low <= float(value) <= self.parameter.high
@@ -250,9 +257,7 @@ class CameraState:
             if is_traced(value) or np.ndim(value):
                 continue
             if not quantity.valid(value):
-                low, high, unit = quantity.parameter.low, quantity.parameter.high, quantity.parameter.unit
-                valid = f"from {low:g} to {high:g}" if high < math.inf else "finite" if low < 0 else f"at least {low:g}"
-                raise ValueError(f"{name} must be {valid} ({unit}), got {value}")
+                raise ValueError(f"{name} must be {quantity.valid_range}, got {value}")
 
     def __str__(self) -> str:
         return ",".join(f"{name}={value:g}" for name, value in self.given.items())
@@ -360,7 +365,9 @@ def _named(name: str) -> Callable[..., Mosaic]:
     said = "; ".join(
         QUANTITIES[each].meaning + (", times -1" if factor < 0 else "") for each, factor in changes.items()
     )
-    drift.__doc__ = f"{said[0].upper()}{said[1:]}. See `apply`."
+    # The changes of drifts with names of their own have symmetric ranges.
+    valid = QUANTITIES[next(iter(changes))].valid_range
+    drift.__doc__ = f"{said[0].upper()}{said[1:]}. Amounts are {valid}; others raise a ValueError. See `apply`."
     return drift
 
 

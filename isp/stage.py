@@ -100,6 +100,9 @@ def local(distance: int | Callable[..., int | None]) -> Callable[[Function], Fun
             each pixel separately, or 2 for a window of 5x5 pixels. It may be a function of the stage's parameters and
             options, which returns None if the stage needs the whole image.
 
+    Raises:
+        ValueError: `distance` is neither a function nor a whole number of at least 0.
+
     Example:
         >>> @isp.local(1)
         ... def means_of_rows(rgb):

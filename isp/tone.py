@@ -38,7 +38,7 @@ def _srgb(light: Array) -> Array:
 def contrast(
     rgb: Float[Array, "*batch height width 3"], amount: Scalar, pivot: Scalar = 0.5
 ) -> Float[Array, "*batch height width 3"]:
-    """Stretches all values away from a pivot: pivot + amount * (rgb - pivot).
+    """Stretches all values away from a pivot: pivot + amount * (rgb - pivot). Nothing is clipped.
 
     Args:
         rgb: Images `(..., H, W, 3)`, usually after a tone curve.
@@ -61,6 +61,9 @@ def curve(
 
     Args:
         rises: The logarithms of the segments' rises, up to a common constant.
+
+    Raises:
+        ValueError: `rises` is no vector, or empty.
 
     Example:
         The lower half of the range takes up three quarters of it.
@@ -118,9 +121,13 @@ def local_tone_map(
         strength: The fraction of the base's contrast to remove: 0 for none, 1 for all.
         detail: The factor for the detail's contrast; 1 keeps it.
         smoothness: The variance of the logarithm, positive, above which an edge belongs to the base.
-        cell: The side of a cell in pixels.
+        size: The side of the windows in cells, odd.
+        cell: The side of a cell in pixels, at least 1.
         floor: The luminance, positive, that is added before the logarithm. It limits the brightening of black areas to
             a factor of `floor ** -strength`.
+
+    Raises:
+        ValueError: `smoothness`, `cell` or `floor` is not positive, or `size` is not odd.
 
     Example:
         A dark scene, 1/100 as bright as the sky beside it, becomes 1/25 as bright.

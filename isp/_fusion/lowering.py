@@ -100,10 +100,10 @@ _TOGETHER: dict[tuple[Hashable, ...], Callable[..., Array]] = {
     (
         (sharpen.sharpening_filter, 1),
         (denoise.filter_luma, 1),
-        (steps.clip, 0, "low"),
+        (steps.clip, 0, "high", "low"),
         (color.gamma_correct, 1),
     ): steps.filter_clip_and_correct,
-    ((steps.clip, 0, "low"), (color.gamma_correct, 1)): steps.clip_and_correct,
+    ((steps.clip, 0, "high", "low"), (color.gamma_correct, 1)): steps.clip_and_correct,
 }
 
 

@@ -47,9 +47,17 @@ def total(terms: Iterable[Array]) -> Array:
 def correlate(
     image: Float[Array, "*batch height width"], kernel: Float[Array | np.ndarray, "rows cols"], border: Border
 ) -> Float[Array, "*batch height width"]:
-    """Cross-correlates the last two axes with a kernel of odd sides; the result keeps the size.
+    """Cross-correlates the last two axes with a kernel; the result keeps the size.
 
     out[y, x] = sum_ij kernel[i, j] * image[y + i - rows // 2, x + j - cols // 2].
+
+    Args:
+        kernel: The weights `(rows, cols)` with odd sides, which can be learned.
+        border: What lies beyond the border: "zero"; "mirror", where row -1 is row 1, which keeps a mosaic's colors in
+            place; or "symmetric", where row -1 is row 0, the default of SciPy's filters.
+
+    Raises:
+        ValueError: A side of the kernel is even.
     """
     (out,) = correlate_planes((image,), kernel[None, None, :, :, None, None], border)
     return out
