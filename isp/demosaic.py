@@ -65,7 +65,8 @@ def interpolate(
         kernel: Weights with the axes out, in, row, col. `BILINEAR_KERNEL` interpolates each color from its own sites. A
             learned kernel may mix colors.
     """
-    return stencil.correlate_channels(planes, kernel, "mirror")
+    channels = tuple(planes[..., channel] for channel in range(3))
+    return jnp.stack(stencil.correlate_planes(channels, kernel[..., None, None], "mirror"), -1)
 
 
 @jax.jit(static_argnames="pattern")

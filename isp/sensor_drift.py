@@ -86,10 +86,10 @@ def _quantity(
     low: float | int = -math.inf,
     high: float | int = math.inf,
     neutral: float = 0.0,
-    scale: Literal["linear", "log"] = "linear",
     needs_colors: bool = False,
 ) -> Any:
-    parameter = Parameter(neutral, scale, low=low, high=high, unit=unit)
+    # A neutral value of 1 is a factor.
+    parameter = Parameter(neutral, "log" if neutral == 1 else "linear", low=low, high=high, unit=unit)
     return dataclasses.field(
         default=None, metadata={"quantity": Quantity(parameter, group, " ".join(meaning.split()), needs_colors)}
     )
@@ -161,12 +161,7 @@ class CameraState:
         "lens", "pixels RMS", "blurs the light with a Gaussian of this standard deviation in pixels", 0
     )
     read_noise: Any = _quantity(
-        "read-out",
-        "times the camera's",
-        "raises the read-out noise to this multiple of the camera's",
-        1,
-        neutral=1.0,
-        scale="log",
+        "read-out", "times the camera's", "raises the read-out noise to this multiple of the camera's", 1, neutral=1.0
     )
     photon_noise: Any = _quantity(
         "read-out",
@@ -175,7 +170,6 @@ class CameraState:
         its square root, and read-out noise by the factor""",
         1,
         neutral=1.0,
-        scale="log",
     )
     row_noise: Any = _quantity(
         "read-out", "electrons", "adds a random level with this standard deviation to each row of each raw image", 0
@@ -196,17 +190,9 @@ class CameraState:
         -_TWELVE_BITS,
         _TWELVE_BITS,
     )
-    saturation: Any = _quantity(
-        "read-out", "of white", "clips all sites at this fraction of white", 0, 1, neutral=1.0, scale="log"
-    )
+    saturation: Any = _quantity("read-out", "of white", "clips all sites at this fraction of white", 0, 1, neutral=1.0)
     gamma: Any = _quantity(
-        "read-out",
-        "exponent",
-        "raises all sites to this power, as a tone curve in a file does",
-        0.1,
-        10,
-        neutral=1.0,
-        scale="log",
+        "read-out", "exponent", "raises all sites to this power, as a tone curve in a file does", 0.1, 10, neutral=1.0
     )
     bits: Any = _quantity(
         "read-out", "bits", "rounds all sites to this many bits, as a coarser converter does", 1, 16, neutral=16.0

@@ -58,21 +58,22 @@ def _offered(step: str, name: str = "", **fixed: Hashable) -> Callable[[Maker], 
 def _declared(
     function: Callable[..., Any],
     names: Mapping[str, str] = MappingProxyType({}),
-    check: Callable[..., None] = lambda: None,
-    window: str = "",
-    **parameters: Parameter,
+    check: Callable[..., Mapping[str, Hashable] | None] = lambda: None,
+    **known: Any,
 ) -> Maker:
     """Declares the stage of a function: returns its maker, whose arguments have the function's defaults.
 
     Args:
         names: The names of parameters that are not called as their arguments.
-        check: Checks the arguments of its names.
-        window: The standard deviation that determines the side of a Gaussian's window, if it is not given.
-        **parameters: The parameters by the function's argument, with their start if the function has no default.
+        check: Checks the arguments of its names, and may return options that follow from them.
+        **known: The parameters by the function's argument, with their start if it is not the function's default; and
+            other defaults. A parameter that would start at None is left out.
     """
-    own_name, starts = function.__name__, {name: each.value for name, each in parameters.items()}
+    own_name = function.__name__
+    parameters = {name: each for name, each in known.items() if isinstance(each, Parameter)}
+    defaults = {name: parameters[name].value if name in parameters else each for name, each in known.items()}
     arguments = [
-        each if starts.get(each.name) is None else each.replace(default=starts[each.name])
+        each if defaults.get(each.name) is None else each.replace(default=defaults[each.name])
         for each in list(inspect.signature(function).parameters.values())[1:]
     ]
     of_name = inspect.Parameter("name", inspect.Parameter.KEYWORD_ONLY, default=own_name, annotation=str)
@@ -82,12 +83,12 @@ def _declared(
         given = signature.bind(*args, **settings)
         given.apply_defaults()
         options = dict(given.arguments)
-        if window:
-            options["size"] = checks.gaussian_size(window, options[window], options["size"])
-        check(*(options[each] for each in inspect.signature(check).parameters))
+        options |= check(*(options[each] for each in inspect.signature(check).parameters)) or {}
+        starts = {each: options.pop(each) for each in parameters}
         made = {
-            names.get(name, name): dataclasses.replace(known, value=options.pop(name))
-            for name, known in parameters.items()
+            names.get(each, each): dataclasses.replace(parameters[each], value=start)
+            for each, start in starts.items()
+            if start is not None
         }
         return Stage(options.pop("name"), function, made, options)
 
@@ -282,6 +283,21 @@ def _share(value: float) -> Parameter:
     return Parameter(value, width=0.5, low=0, high=1, unit="share")
 
 
+def _of_radius(radius: Scalar, size: int | None) -> dict[str, Hashable]:
+    return {"size": checks.gaussian_size("radius", radius, size)}
+
+
+def _of_sigma(sigma: Scalar, size: int | None) -> dict[str, Hashable]:
+    return {"size": checks.gaussian_size("sigma", sigma, size)}
+
+
+def _of_sigmas(
+    sigma_spatial: Scalar, sigma_color: Scalar | None, size: int | None, bins: int | None
+) -> dict[str, Hashable]:
+    checks.check_colors(sigma_color, bins)
+    return {"size": checks.bilateral_size(sigma_spatial, size)}
+
+
 # The algorithms of `isp.static`, in the order in which they are listed.
 spread = _offered("demosaic", "none")(_declared(cfa.spread))
 bilinear, malvar2004, menon2007 = (
@@ -317,25 +333,21 @@ def sharpening_filter(
 
 
 unsharp_masking, unsharp_masking_vertical = (
-    _offered("sharpen", size=None)(_declared(function, window="radius", radius=_PIXELS, amount=_STRENGTH))
+    _offered("sharpen", size=None)(_declared(function, check=_of_radius, radius=_PIXELS, amount=_STRENGTH))
     for function in (sharpen.unsharp_masking, sharpen.unsharp_masking_vertical)
 )
-
 gaussian_denoising = _offered("denoise", size=None)(
-    _declared(denoise.gaussian_denoising, window="sigma", sigma=_PIXELS)
+    _declared(denoise.gaussian_denoising, check=_of_sigma, sigma=_PIXELS)
 )
 median_denoising = _offered("denoise")(_declared(denoise.median_denoising, check=checks.check_size))
 
 
 @_offered("denoise")
 def fft_denoising(keep_fraction: Scalar = 0.3, softness: float | None = None, *, name: str = "fft_denoising") -> Stage:
-    """Makes the stage `fft_denoising`, see `isp.denoise.fft_denoising`.
+    """Makes the stage `fft_denoising` of `isp.denoise.fft_denoising`.
 
-    Parameters start at `keep_fraction` if there is a `softness`. A hard cut has no derivative, so its fraction is an
-    option.
-
-    Raises:
-        ValueError: The function refuses a setting.
+    The fraction is a parameter if there is a `softness`; a hard cut has no derivative, so its fraction is an option.
+    Raises a ValueError for settings that the function refuses.
     """
     checks.check_fraction(keep_fraction, softness)
     if softness is None:
@@ -348,29 +360,11 @@ tv_chambolle, tv_bregman = (
     _offered("denoise")(_declared(function, check=checks.check_total_variation, weight=_STRENGTH))
     for function in (denoise.tv_chambolle, denoise.tv_bregman)
 )
-
-
-@_offered("denoise")
-def bilateral(
-    sigma_spatial: Scalar = 0.6, sigma_color: Scalar | None = None, bins: int | None = 10000, *, name: str = "bilateral"
-) -> Stage:
-    """Makes the stage `bilateral`, see `isp.denoise.bilateral`; by default, it rounds as scikit-image does.
-
-    Parameters start at `sigma_spatial` and, if it is given, `sigma_color`. The side of the windows follows from the
-    start of `sigma_spatial`.
-
-    Raises:
-        ValueError: The function refuses a setting.
-    """
-    checks.check_colors(sigma_color, bins)
-    options = {"size": checks.bilateral_size(sigma_spatial, None), "bins": bins}
-    parameters = {"sigma_spatial": dataclasses.replace(_PIXELS, value=sigma_spatial)}
-    if sigma_color is not None:
-        parameters["sigma_color"] = dataclasses.replace(_STRENGTH, value=sigma_color)
-    return Stage(name, denoise.bilateral, parameters, options)
-
-
+# It rounds as scikit-image does.
+bilateral = _offered("denoise", size=None)(
+    _declared(denoise.bilateral, check=_of_sigmas, sigma_spatial=_PIXELS, sigma_color=_STRENGTH, bins=10000)
+)
 chroma_denoising = _offered("denoise", size=None)(
-    _declared(denoise.chroma_denoising, {"sigma": "chroma_sigma"}, window="sigma", sigma=_PIXELS)
+    _declared(denoise.chroma_denoising, {"sigma": "chroma_sigma"}, check=_of_sigma, sigma=_PIXELS)
 )
 nlm_denoising = _offered("denoise")(_declared(denoise.nlm_denoising, check=checks.check_patches, strength=_STRENGTH))

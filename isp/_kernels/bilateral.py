@@ -55,19 +55,6 @@ def bilateral_filter(
     return jnp.stack([jnp.where(constant, rgb[..., c], mean + black) for c, mean in enumerate(means)], -1).astype(dtype)
 
 
-def _weighted_means(
-    size: int,
-    centered: bool,
-    planes: tuple[Array, ...],
-    spatial_rate: Array,
-    color_rate: Array,
-    rounding: Rounding | None,
-) -> tuple[Array, ...]:
-    """Computes means weighted by exp(-rate * distance^2) in space and in color; `rounding` bins color distances."""
-    means, _ = _forward(size, centered, planes, spatial_rate, color_rate, rounding)
-    return means
-
-
 def _forward(
     size: int,
     centered: bool,
@@ -76,6 +63,7 @@ def _forward(
     color_rate: Array,
     rounding: Rounding | None,
 ) -> tuple[tuple[Array, ...], _Residuals]:
+    """Computes means weighted by exp(-rate * distance^2) in space and in color; `rounding` bins color distances."""
     padded = tuple(padding.pad(plane, size // 2, size // 2, "zero") for plane in planes)
     color_weights = xla.apart_with(_color_weights, size)(padded, color_rate, rounding)
     means, total = xla.apart_with(_means, size, centered)(padded, color_weights, spatial_rate)
@@ -147,7 +135,7 @@ def _gathered(
     return tuple(gradients), spatial_gradient, color_gradient
 
 
-_window_means = with_gradient(_weighted_means, _forward, _backward, static_argnums=(0, 1))
+_window_means = with_gradient(lambda *args: _forward(*args)[0], _backward, static_argnums=(0, 1), forward=_forward)
 
 
 def _squared_distances(size: int, centered: bool) -> list[int]:

@@ -36,7 +36,7 @@ def _backward(size: int, residuals: tuple[Array, Array], gradient: Array) -> tup
     return (xla.apart_with(_collected, size)(plane, pad(medians), pad(shares)),)
 
 
-_median = with_gradient(_network, _forward, _backward, static_argnums=(0,))
+_median = with_gradient(_network, _backward, static_argnums=(0,), forward=_forward)
 
 
 def _shares(size: int, padded: padding.Padded, medians: Array, gradient: Array) -> Array:

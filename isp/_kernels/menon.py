@@ -51,10 +51,6 @@ def demosaic(
     return _demosaic(raw.reshape(-1, *raw.shape[-2:]), colors, refine).reshape(*raw.shape, 3)
 
 
-def _interpolate(raw: Array, colors: Colors, refine: bool) -> Array:
-    return _forward(raw, colors, refine)[0]
-
-
 def _forward(raw: Array, colors: Colors, refine: bool) -> tuple[Array, Array]:
     """Returns the image, and whether each red or blue site was decided along its row.
 
@@ -169,7 +165,7 @@ def _backward(colors: Colors, refine: bool, horizontal: Array, gradient: Array) 
     return (apart(differentiate)(raw, _mirror(difference, 2), directions),)
 
 
-_demosaic = with_gradient(_interpolate, _forward, _backward, static_argnums=(1, 2))
+_demosaic = with_gradient(lambda *args: _forward(*args)[0], _backward, static_argnums=(1, 2), forward=_forward)
 
 
 def _tile(colors: Colors) -> tuple[Bool[np.ndarray, "2 2"], Bool[np.ndarray, "2 1"]]:

@@ -42,23 +42,17 @@ def _unless_finite(tile: Tile, raw: Array) -> Array:
     return _filled(tile, raw) if is_plain() else jax.lax.cond(_is_finite(raw), lambda: raw, lambda: _filled(tile, raw))
 
 
-def _backward_unless_finite(tile: Tile, raw: Array, gradient: Array) -> tuple[Array]:
+def _backward_unless_finite(tile: Tile, residuals: tuple[Array], gradient: Array) -> tuple[Array]:
     """Computes the gradient by branching again; JAX would keep the intermediate results of both sides."""
-    return (
-        jax.lax.cond(
-            _is_finite(raw),
-            lambda: gradient,
-            lambda: jax.vjp(functools.partial(_filled, tile), raw)[1](gradient)[0],
-        ),
-    )
+    (raw,) = residuals
+
+    def of_filled() -> Array:
+        return jax.vjp(functools.partial(_filled, tile), raw)[1](gradient)[0]
+
+    return (jax.lax.cond(_is_finite(raw), lambda: gradient, of_filled),)
 
 
-_with_finite = with_gradient(
-    _unless_finite,
-    lambda tile, raw: (_with_finite(tile, raw), raw),
-    _backward_unless_finite,
-    static_argnums=(0,),
-)
+_with_finite = with_gradient(_unless_finite, _backward_unless_finite, static_argnums=(0,))
 
 
 def _filled(tile: Tile, raw: Array) -> Array:
@@ -141,12 +135,9 @@ def _compute(tile: Tile, statistic: Statistic, raw: Array) -> Array:
     return xla.apart(compute)(_padded(tile, statistic.fewest, planes), planes).reshape(raw.shape)
 
 
-def _forward(tile: Tile, statistic: Statistic, raw: Array) -> tuple[Array, Array]:
-    return _compute(tile, statistic, raw), raw
-
-
-def _backward(tile: Tile, statistic: Statistic, raw: Array, gradient: Array) -> tuple[Array]:
+def _backward(tile: Tile, statistic: Statistic, residuals: tuple[Array], gradient: Array) -> tuple[Array]:
     """Computes the gradient by comparing with the two values again; JAX would keep each comparison."""
+    (raw,) = residuals
     fewest, reach = statistic.fewest, _reach(tile, statistic.fewest)
     planes = raw.reshape(-1, *raw.shape[-2:])
 
@@ -183,7 +174,7 @@ def _backward(tile: Tile, statistic: Statistic, raw: Array, gradient: Array) -> 
     return ((own + _unpadded(tile, fewest, collected, planes)).reshape(raw.shape),)
 
 
-_statistic = with_gradient(_compute, _forward, _backward, static_argnums=(0, 1))
+_statistic = with_gradient(_compute, _backward, static_argnums=(0, 1))
 
 
 def _sorted(tile: Tile, statistic: Statistic, padded: Array) -> tuple[Array, ...]:

@@ -46,34 +46,25 @@ def root(light: Array, gamma: Array | float) -> Array:
     return jnp.where(dark, 0, exp2(log2(jnp.where(dark, 1, light)) * (1 / gamma)))
 
 
-def clipped_roots(
-    planes: tuple[Array, ...], gamma: Array, low: float, high: float, lumas: Lumas | None = None
-) -> tuple[Array, ...]:
-    """Clips planes and applies `root`, after replacing the luma; the gradient computes the powers again."""
-    return _clipped_roots((low, high), planes, gamma, lumas)
-
-
-def _roots(
-    limits: tuple[float, float], planes: tuple[Array, ...], gamma: Array, lumas: Lumas | None
-) -> tuple[Array, ...]:
+def _roots(low: float, high: float, planes: tuple[Array, ...], gamma: Array, lumas: Lumas | None) -> tuple[Array, ...]:
     if lumas is not None:
         old, new = lumas
         planes = tuple(plane + (new - old) for plane in planes)
-    lights = [jnp.clip(plane, *limits) for plane in planes]
-    if limits[0] > 0:  # Then no value is dark.
+    lights = [jnp.clip(plane, low, high) for plane in planes]
+    if low > 0:  # Then no value is dark.
         return tuple(exp2(log2(light) * (1 / gamma)) for light in lights)
     return tuple(root(light, gamma) for light in lights)
 
 
-def _pull_back(limits: tuple[float, float], arguments: tuple, gradients: tuple[Array, ...]) -> tuple:
-    return jax.vjp(functools.partial(_roots, limits), *arguments)[1](gradients)
+def _pull_back(low: float, high: float, arguments: tuple, gradients: tuple[Array, ...]) -> tuple:
+    return jax.vjp(functools.partial(_roots, low, high), *arguments)[1](gradients)
 
 
-_clipped_roots = with_gradient(
-    lambda limits, *arrays: apart_with(_roots, limits)(*arrays),
-    lambda limits, *arrays: (_clipped_roots(limits, *arrays), arrays),
-    lambda limits, arrays, gradients: apart_with(_pull_back, limits)(arrays, gradients),
-    static_argnums=(0,),
+# Replaces the luma of planes, clips to [low, high] and applies `root`; the gradient computes the powers again.
+clipped_roots = with_gradient(
+    lambda low, high, *arrays: apart_with(_roots, low, high)(*arrays),
+    lambda low, high, *arrays: apart_with(_pull_back, low, high)(*arrays),
+    static_argnums=(0, 1),
 )
 
 

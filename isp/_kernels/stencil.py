@@ -63,16 +63,6 @@ def correlate(
     return out
 
 
-def correlate_channels(
-    image: Float[Array, "*batch height width channels"],
-    kernel: Float[Array | np.ndarray, "out channels rows cols"],
-    border: Border,
-) -> Float[Array, "*batch height width out"]:
-    """Cross-correlates each channel with one kernel per output channel, and sums over the input channels."""
-    planes = tuple(image[..., channel] for channel in range(image.shape[-1]))
-    return jnp.stack(correlate_planes(planes, kernel[..., None, None], border), -1)
-
-
 def correlate_mosaic(
     raw: Float[Array, "*batch height width"],
     kernels: Float[Array | np.ndarray, "out rows cols 2 2"],
@@ -95,11 +85,11 @@ def correlate_mosaic(
     def interleaved(raw: Array) -> Array:
         return _interleaved(raw, kernels, border, finish)
 
-    def gradient_in_planes(raw: Array, gradient: Array) -> tuple[Array]:
+    def gradient_in_planes(residuals: tuple[Array], gradient: Array) -> tuple[Array]:
         # The gradient of the same formula in planes is a stencil again.
-        return jax.vjp(in_planes, raw)[1](gradient)
+        return jax.vjp(in_planes, *residuals)[1](gradient)
 
-    return with_gradient(interleaved, lambda raw: (interleaved(raw), raw), gradient_in_planes)(raw)
+    return with_gradient(interleaved, gradient_in_planes)(raw)
 
 
 def _interleaved(raw: Array, kernels: np.ndarray, border: Border, finish: Callable[[Array], Array]) -> Array:
@@ -134,7 +124,7 @@ def correlate_planes(
     if rows % 2 == 0 or cols % 2 == 0:
         raise ValueError(f"a kernel must have odd sides, got {rows}x{cols}")
     taps = _taps_of(kernels)
-    flat = tuple(_flat(plane.astype(dtype)) for plane in planes)
+    flat = tuple(plane.astype(dtype).reshape(-1, *plane.shape[-2:]) for plane in planes)
     if is_plain():
         results = _convolve(flat, jnp.asarray(kernels, dtype), border)
     else:
@@ -174,22 +164,12 @@ def _convolved(inputs: Array, kernels: Array, steps: tuple[int, int], margins: t
     return jax.lax.conv_general_dilated(inputs, kernels, steps, padding, precision=jax.lax.Precision.HIGHEST)
 
 
-def _flat(plane: Array) -> Array:
-    return plane.reshape(-1, *plane.shape[-2:])
-
-
 def _weighted_sums(
     planes: tuple[Array, ...], kernels: Array, border: Border, taps: tuple[Tap, ...]
 ) -> tuple[Array, ...]:
     rows, cols = kernels.shape[2:4]
     padded = [pad(plane, rows // 2, cols // 2, border) for plane in planes]
     return _sum_taps(padded, kernels, taps)
-
-
-def _correlate_forward(
-    planes: tuple[Array, ...], kernels: Array, border: Border, taps: tuple[Tap, ...]
-) -> tuple[tuple[Array, ...], tuple[tuple[Array, ...], Array]]:
-    return _correlate(planes, kernels, border, taps), (planes, kernels)
 
 
 def _correlate_backward(
@@ -223,7 +203,7 @@ def _transposed(
     return tuple(unpad(of_plane, rows // 2, cols // 2, border) for of_plane in of_planes)
 
 
-_correlate = with_gradient(_weighted_sums, _correlate_forward, _correlate_backward, static_argnums=(2, 3))
+_correlate = with_gradient(_weighted_sums, _correlate_backward, static_argnums=(2, 3))
 
 
 def _turn(kernels: Array, first_row: int, first_col: int) -> Array:

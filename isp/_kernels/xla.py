@@ -79,13 +79,14 @@ def apart_with(function: Callable[..., Result], *static: Hashable) -> Callable[.
 
 def with_gradient(
     function: Callable[..., Result],
-    forward: Callable[..., tuple[Result, PyTree]],
     backward: Callable[..., tuple[PyTree, ...]],
     static_argnums: Sequence[int] = (),
+    forward: Callable[..., tuple[Result, PyTree]] | None = None,
 ) -> Callable[..., Result]:
     """Gives a function of arrays a reverse-mode derivative; forward mode does not work.
 
-    This is `jax.custom_vjp`, except that the three functions always get JAX arrays, and keep their formulation.
+    This is `jax.custom_vjp`, except that the functions always get JAX arrays, and keep their formulation. Without
+    `forward`, the residuals are the tuple of the arguments that are not static.
     """
 
     def formulated(plainly: bool) -> Callable[..., Result]:
@@ -96,6 +97,8 @@ def with_gradient(
                 return function(*_with_arrays(args, static_argnums))
 
         def primal_and_residuals(*args: PyTree) -> tuple[Result, PyTree]:
+            if forward is None:
+                return differentiable(*args), tuple(arg for i, arg in enumerate(args) if i not in static_argnums)
             with _is_plain(plainly):
                 return forward(*_with_arrays(args, static_argnums))
 
