@@ -272,7 +272,7 @@ def gamma_correct(
         array([[[0. , 0.5, 1. ]]], dtype=float32)
     """
     check_image(rgb)
-    return xla.apart(powers.root)(rgb, gamma)
+    return xla.unfused(powers.root)(rgb, gamma)
 
 
 @jax.jit

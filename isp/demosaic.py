@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._kernels import menon, padding, stencil, turns
+from isp._kernels import menon, padding, stencil, tiling
 
 _RED_BLUE = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
 _GREEN = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4
@@ -145,7 +145,7 @@ def menon2007(
     cfa.check_mosaic(raw)
     check_bayer(pattern)
     tile = cfa.tile(pattern)
-    return turns.mosaics_by_patches(lambda _, raw: menon.demosaic(raw, tile, refine), None, raw, menon.REACH)
+    return tiling.mosaics_by_patches(lambda _, raw: menon.demosaic(raw, tile, refine), None, raw, menon.REACH)
 
 
 def normalized_kernel(pattern: str) -> Float[np.ndarray, "3 size size"]:

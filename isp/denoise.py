@@ -357,10 +357,10 @@ def _averaged(image: Array, rate: Array, patch_size: int, patch_distance: int, c
         """Computes the weights of the pixels that are one shift away, and these pixels times the weights."""
         there = reach - before + shift
         moved = jax.lax.dynamic_slice(padded, (0, there[0], there[1]), outer)
-        squares = xla.apart(_squared_distance)(unmoved, moved)
-        rows = xla.apart_with(_sums, side, 0)(squares)
+        squares = xla.unfused(_squared_distance)(unmoved, moved)
+        rows = xla.unfused_with(_sums, side, 0)(squares)
         values = jax.lax.dynamic_slice(padded, (0, reach + shift[0], reach + shift[1]), (3, height, width))
-        return xla.apart_with(_weighted, side, not centered)(rows, rate, values)
+        return xla.unfused_with(_weighted, side, not centered)(rows, rate, values)
 
     def add(sums: tuple[Array, Array], shift: Array) -> tuple[tuple[Array, Array], None]:
         # The gradient computes the weights of each shift again, so that they are never all in memory.

@@ -1,6 +1,6 @@
 """Plane filters that compile to fast code, and tools for custom image functions.
 
-On CPUs, XLA would recompute a filter for each value that the next filter reads. `apart` prevents that.
+On CPUs, XLA would recompute a filter for each value that the next filter reads. `unfused` prevents that.
 """
 
 import jax
@@ -11,9 +11,9 @@ from isp._kernels import gaussian
 from isp._kernels.checks import Scalar, check_image
 from isp._kernels.noise import uniform
 from isp._kernels.stencil import correlate, total
-from isp._kernels.xla import apart
+from isp._kernels.xla import unfused
 
-__all__ = ["apart", "check_image", "correlate", "gaussian_filter", "gaussian_kernel", "total", "uniform"]
+__all__ = ["check_image", "correlate", "gaussian_filter", "gaussian_kernel", "total", "unfused", "uniform"]
 
 
 def gaussian_kernel(sigma: float, size: int) -> np.ndarray:

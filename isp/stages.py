@@ -123,7 +123,7 @@ def defects(pattern: str = "RGGB", threshold: float = 0.1) -> Stage:
             spares fine lines.
     """
     parameter = Parameter(threshold, scale="log", unit="fraction of white")
-    options = {"pattern": pattern, "softness": threshold, "lone": True}
+    options = {"pattern": pattern, "softness": threshold, "isolated_only": True}
     return Stage("defects", repair.defects, {"defect_threshold": parameter}, options)
 
 

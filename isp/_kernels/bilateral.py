@@ -65,8 +65,8 @@ def _forward(
 ) -> tuple[tuple[Array, ...], _Residuals]:
     """Computes means weighted by exp(-rate * distance^2) in space and in color; `rounding` bins color distances."""
     padded = tuple(padding.pad(plane, size // 2, size // 2, "zero") for plane in planes)
-    color_weights = xla.apart_with(_color_weights, size)(padded, color_rate, rounding)
-    means, total = xla.apart_with(_means, size, centered)(padded, color_weights, spatial_rate)
+    color_weights = xla.unfused_with(_color_weights, size)(padded, color_rate, rounding)
+    means, total = xla.unfused_with(_means, size, centered)(padded, color_weights, spatial_rate)
     return means, _Residuals(padded, means, total, spatial_rate, color_rate, rounding)
 
 
@@ -81,8 +81,8 @@ def _backward(
     scaled = _scaled(gradients, means, total)
     scaled = tuple(padding.pad(plane, size // 2, size // 2, "zero") for plane in scaled)
     # The gradient ignores the rounding, whose derivative is 0 almost everywhere.
-    color_weights = xla.apart_with(_color_weights, size)(padded, color_rate, None)
-    planes_gradient, spatial_gradient, color_gradient = xla.apart_with(_gathered, size, centered)(
+    color_weights = xla.unfused_with(_color_weights, size)(padded, color_rate, None)
+    planes_gradient, spatial_gradient, color_gradient = xla.unfused_with(_gathered, size, centered)(
         padded, color_weights, scaled, spatial_rate, color_rate
     )
     color_gradient = color_gradient.sum((-2, -1), keepdims=True)
@@ -98,7 +98,7 @@ def _means(
     return tuple(_dot(weights, padding.windows(plane, size)) / total for plane in padded), total
 
 
-@xla.apart
+@xla.unfused
 def _scaled(gradients: tuple[Array, ...], means: tuple[Array, ...], total: Array) -> tuple[Array, ...]:
     """Computes a for each channel, and a.m."""
     scaled = tuple(gradient / total for gradient in gradients)

@@ -132,7 +132,7 @@ def _compute(tile: Tile, statistic: Statistic, raw: Array) -> Array:
         return statistic.combine(first, second, planes)
 
     planes = raw.reshape(-1, *raw.shape[-2:])
-    return xla.apart(compute)(_padded(tile, statistic.fewest, planes), planes).reshape(raw.shape)
+    return xla.unfused(compute)(_padded(tile, statistic.fewest, planes), planes).reshape(raw.shape)
 
 
 def _backward(tile: Tile, statistic: Statistic, residuals: tuple[Array], gradient: Array) -> tuple[Array]:
@@ -166,11 +166,11 @@ def _backward(tile: Tile, statistic: Statistic, residuals: tuple[Array], gradien
         return collected
 
     padded = _padded(tile, fewest, planes)
-    values = xla.apart_with(_sorted, tile, statistic)(padded)
-    own, *shares = xla.apart(divide)(padded, values, planes, gradient.reshape(planes.shape))
+    values = xla.unfused_with(_sorted, tile, statistic)(padded)
+    own, *shares = xla.unfused(divide)(padded, values, planes, gradient.reshape(planes.shape))
     # The sites that see a padded site lie up to `reach` away, and the padding already reaches that far.
     around = functools.partial(padding.pad, rows=2 * reach, cols=2 * reach, border="zero")
-    collected = xla.apart(collect)(padded, tuple(map(around, values)), tuple(map(around, shares)))
+    collected = xla.unfused(collect)(padded, tuple(map(around, values)), tuple(map(around, shares)))
     return ((own + _unpadded(tile, fewest, collected, planes)).reshape(raw.shape),)
 
 
@@ -216,13 +216,13 @@ def _select(mask: np.ndarray, chosen: Array, other: Array) -> Array:
 
 
 def _padded(tile: Tile, fewest: int, planes: Array) -> Array:
-    return xla.apart_with(_extended, tile, fewest)(planes)
+    return xla.unfused_with(_extended, tile, fewest)(planes)
 
 
 def _unpadded(tile: Tile, fewest: int, padded: Array, planes: Array) -> Array:
     """Applies the transpose of `_padded`, which adds the values beyond the border to the sites that they repeat."""
     transpose = jax.linear_transpose(functools.partial(_extended, tile, fewest), planes)
-    return xla.apart(lambda padded: transpose(padded)[0])(padded)
+    return xla.unfused(lambda padded: transpose(padded)[0])(padded)
 
 
 def _extended(tile: Tile, fewest: int, planes: Array) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from isp._kernels.xla import apart_with, is_fast_on_cpu, with_gradient
+from isp._kernels.xla import is_fast_on_cpu, unfused_with, with_gradient
 
 # The luma of an image, and the luma that replaces it.
 Lumas = tuple[Array, Array]
@@ -62,8 +62,8 @@ def _pull_back(low: float, high: float, arguments: tuple, gradients: tuple[Array
 
 # Replaces the luma of planes, clips to [low, high] and applies `root`; the gradient computes the powers again.
 clipped_roots = with_gradient(
-    lambda low, high, *arrays: apart_with(_roots, low, high)(*arrays),
-    lambda low, high, *arrays: apart_with(_pull_back, low, high)(*arrays),
+    lambda low, high, *arrays: unfused_with(_roots, low, high)(*arrays),
+    lambda low, high, *arrays: unfused_with(_pull_back, low, high)(*arrays),
     static_argnums=(0, 1),
 )
 

@@ -22,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from isp._kernels.padding import Border, Padded, extended, pad, unpad, window
-from isp._kernels.xla import apart, apart_with, is_plain, with_gradient
+from isp._kernels.xla import is_plain, unfused, unfused_with, with_gradient
 
 # Output channel, input channel, row and column of a weight in its kernel, and row and column of the site in its tile.
 Tap = tuple[int, ...]
@@ -103,7 +103,7 @@ def _interleaved(raw: Array, kernels: np.ndarray, border: Border, finish: Callab
         tile = [[jnp.stack(of_site, -1) for of_site in zip(*row, strict=True)] for row in zip(*channels, strict=True)]
         return finish(woven(tile).reshape(*raw.shape, len(kernels)))
 
-    return apart(formula)(pad(raw.reshape(-1, *raw.shape[-2:]), rows // 2, cols // 2, border))
+    return unfused(formula)(pad(raw.reshape(-1, *raw.shape[-2:]), rows // 2, cols // 2, border))
 
 
 def correlate_planes(
@@ -225,7 +225,7 @@ def _taps_of(kernels: Array | np.ndarray) -> tuple[Tap, ...]:
 
 def _sum_taps(padded: Sequence[Padded], kernels: Array, taps: tuple[Tap, ...]) -> tuple[Array, ...]:
     """Computes the formula of `correlate_planes`: shifted copies times weights, summed."""
-    return apart_with(_formula, taps)(kernels, *padded)
+    return unfused_with(_formula, taps)(kernels, *padded)
 
 
 def _formula(taps: tuple[Tap, ...], kernels: Array, *padded: Padded) -> tuple[Array, ...]:
@@ -269,7 +269,7 @@ def _correlations(padded: Sequence[Padded], gradients: Sequence[Array], shape: t
     padded, gradients = jax.tree.map(lambda plane: jnp.pad(plane, margins), (padded, gradients))
 
     # In the unit, XLA would fuse the stack with the products of a small kernel, which would take longer.
-    sums = jnp.stack(apart_with(_inner_products, shape[:4], part)(padded, gradients))
+    sums = jnp.stack(unfused_with(_inner_products, shape[:4], part)(padded, gradients))
     # A matrix product sums columns on all cores; XLA:CPU would sum along two axes on one core.
     columns = jnp.tile(jnp.eye(col_period, dtype=sums.dtype), (width // col_period, 1))
     by_column = jnp.matmul(sums.reshape(-1, width), columns, precision="highest")

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from isp._kernels.checks import Scalar, check_image
 from isp._kernels.iterate import iterate
-from isp._kernels.xla import apart, apart_with, is_plain
+from isp._kernels.xla import is_plain, unfused, unfused_with
 
 # The dual field of `chambolle` (rows, columns) and its image.
 ChambolleState = tuple[tuple[Array, Array], Array]
@@ -51,17 +51,17 @@ def _chambolle_step(state: ChambolleState, parameters: tuple[Array, Array]) -> t
     denoised = _minus_divergence(image, *field)
     slope = _slope(denoised)
     rows, cols = (
-        apart_with(_project, axis)(component, denoised, slope, weight) for axis, component in enumerate(field)
+        unfused_with(_project, axis)(component, denoised, slope, weight) for axis, component in enumerate(field)
     )
     return ((rows, cols), denoised), _energy(image, denoised, slope, weight)
 
 
-@apart
+@unfused
 def _minus_divergence(image: Array, rows: Array, cols: Array) -> Array:
     return image - (rows - _before(rows, 0)) - (cols - _before(cols, 1))
 
 
-@apart
+@unfused
 def _slope(image: Array) -> Array:
     return _length(_difference(image, 0), _difference(image, 1))
 
@@ -70,7 +70,7 @@ def _project(axis: int, component: Array, image: Array, slope: Array, weight: Ar
     return (component - _STEP * _difference(image, axis)) / (1 + _STEP / weight * slope)
 
 
-@apart
+@unfused
 def _energy(image: Array, denoised: Array, slope: Array, weight: Array) -> Array:
     # The minimized energy has half the squared distance; scikit-image's stopping rule uses the full squared distance.
     return jnp.sum((denoised - image) ** 2 + weight * slope)
@@ -127,7 +127,7 @@ def _bregman_step(isotropic: bool, state: BregmanState, parameters: tuple[Array,
     """
     framed, old_sums, old_shares = state
     image, weight = parameters
-    rows, cols = (apart_with(_gradient_plus_b, axis)(framed, old_sums[axis], old_shares[-axis]) for axis in (0, 1))
+    rows, cols = (unfused_with(_gradient_plus_b, axis)(framed, old_sums[axis], old_shares[-axis]) for axis in (0, 1))
     if isotropic:
         shares = (_isotropic_share(rows, cols, weight),)
     else:
@@ -141,17 +141,17 @@ def _gradient_plus_b(axis: int, framed: Array, old_sum: Array, old_share: Array)
     return _neighbor(framed, axis, 1) - _inside(framed) + old_share * old_sum
 
 
-@apart
+@unfused
 def _isotropic_share(rows: Array, cols: Array, weight: Array) -> Array:
     return 1 / (1 + 2 * weight * _length(rows, cols))
 
 
-@apart
+@unfused
 def _anisotropic_share(component: Array, weight: Array) -> Array:
     return 1 / jnp.maximum(1, 2 * weight * jnp.abs(component))
 
 
-@apart
+@unfused
 def _residual(
     image: Array,
     framed: Array,
@@ -172,12 +172,12 @@ def _residual(
     return (image - here) / 2 + laplacian + divergence
 
 
-@apart
+@unfused
 def _add_inside(framed: Array, change: Array) -> Array:
     return framed.at[1:-1, 1:-1].add(change)
 
 
-@apart
+@unfused
 def _root_mean_square(change: Array) -> Array:
     return jnp.sqrt(jnp.mean(change**2))
 
@@ -202,9 +202,9 @@ def _solve(residual: Array) -> Array:
     """
     factors = 5 if residual.dtype == jnp.float64 else 4
     margins = (2**factors - 1, 0)
-    change = apart(lambda residual: jnp.pad(residual / _OWN, (margins, margins)))(residual)
+    change = unfused(lambda residual: jnp.pad(residual / _OWN, (margins, margins)))(residual)
     for factor in range(factors):
-        change = apart_with(_add_moved, 2**factor)(change)
+        change = unfused_with(_add_moved, 2**factor)(change)
     return change
 
 

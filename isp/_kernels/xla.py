@@ -46,7 +46,7 @@ def is_fast_on_cpu() -> bool:
     return not is_plain() and jax.default_backend() == "cpu"
 
 
-def apart(function: Callable[P, Result]) -> Callable[P, Result]:
+def unfused(function: Callable[P, Result]) -> Callable[P, Result]:
     """Makes a function of arrays a separate unit on CPUs, which XLA does not fuse with its surroundings.
 
     Operands and results of the unit exist in memory. Its derivatives and its batched versions are such units as well.
@@ -72,9 +72,9 @@ def apart(function: Callable[P, Result]) -> Callable[P, Result]:
 
 
 @functools.cache
-def apart_with(function: Callable[..., Result], *static: Hashable) -> Callable[..., Result]:
-    """Makes a function of static arguments, followed by arrays, a unit as `apart` does, traced once for its shapes."""
-    return apart(functools.partial(function, *static))
+def unfused_with(function: Callable[..., Result], *static: Hashable) -> Callable[..., Result]:
+    """Makes a unit, as `unfused` does, of a function of static arguments and arrays, traced once for its shapes."""
+    return unfused(functools.partial(function, *static))
 
 
 def with_gradient(
