@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from r2l_jax.apps.predict import check_raw, read_file
-from r2l_jax.apps.render import find_raw_files
+from r2l_jax.apps.files import find_raw_files, read_file
 from r2l_jax.cli import stop
 from r2l_jax.cli.commands import closing, command
 from r2l_jax.cli.flags import flat
@@ -52,7 +51,7 @@ def run(config: MonitorConfig) -> bool:
             or the output folder cannot be used.
     """
     opened = load(config.run, 0, config.checkpoint, config.code, config.data_dir)
-    check_raw(opened)
+    opened.reading()  # Raises an InputError if the models take no raw files.
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(opened.folds)} model(s)")
     file = reference.file_of(config.run)
     with writing_to(file.parent):

@@ -67,7 +67,7 @@ def main(config: ExportConfig) -> int:
     """Exports the model that the flags name, and returns the exit status."""
     from r2l_jax.apps.export.export import export_model, report
     from r2l_jax.apps.export.samples import samples_of
-    from r2l_jax.apps.render import find_paths
+    from r2l_jax.apps.files import find_paths
     from r2l_jax.data.files.known_camera import find_known_camera
     from r2l_jax.model.normalized_heads import weights_of
     from r2l_jax.training.run import load

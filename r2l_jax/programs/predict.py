@@ -14,18 +14,13 @@ command to resume. The exit status is 1 if any file could not be read.
 import dataclasses
 import functools
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from r2l_jax import jobs
 from r2l_jax.cli.flags import Settings, setting
 from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
 from r2l_jax.data.files import remote
 from r2l_jax.errors import InputError
-
-if TYPE_CHECKING:
-    from r2l_jax.apps.predict import Predictor
-else:
-    Predictor = Any  # importing it would delay a program's help
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,8 +88,8 @@ def _folds(config: PredictionConfig) -> list[int] | None:
 
 
 @functools.lru_cache(maxsize=1)
-def _open(config: PredictionConfig) -> Predictor:
-    """Opens the model as it is, once per process."""
+def _open(config: PredictionConfig) -> Any:
+    """Opens the model as it is, a `Predictor`, once per process."""
     from r2l_jax.apps.predict import Predictor
     from r2l_jax.data.files.known_camera import find_known_camera
     from r2l_jax.training.run import load
@@ -104,14 +99,14 @@ def _open(config: PredictionConfig) -> Predictor:
 
 
 @functools.lru_cache(maxsize=1)
-def _load(config: PredictionConfig) -> Predictor:
+def _load(config: PredictionConfig) -> Any:
     """Loads the model that predicts the files, once per process, and adapts it to them if that is asked for."""
-    from r2l_jax.apps.predict import Predictor, adapted_run, check_raw
-    from r2l_jax.apps.render import find_raw_files
+    from r2l_jax.apps.files import find_raw_files
+    from r2l_jax.apps.predict import Predictor, adapted_run
     from r2l_jax.drift.monitoring import reference
 
     opened = _open(config)
-    check_raw(opened.run)
+    opened.run.reading()  # Raises an InputError if the model takes no raw files.
     if config.adapt is None:
         return opened
     stored = reference.file_of(config.run)
@@ -121,9 +116,9 @@ def _load(config: PredictionConfig) -> Predictor:
 
 def main(config: PredictionConfig) -> int:
     """Predicts the files that the flags name, and returns the exit status."""
+    from r2l_jax.apps.files import closing, find_raw_files
     from r2l_jax.apps.labeled import labels_of, scored
     from r2l_jax.apps.predict import check, check_masks, predict_files
-    from r2l_jax.apps.render import find_raw_files
     from r2l_jax.training.run import predicts_masks
 
     jobs.prepare(config.scheduler)
@@ -150,10 +145,8 @@ def main(config: PredictionConfig) -> int:
         needed += [f"--folds={','.join(config.folds)}"] * (config.folds not in (("0",), ("all",)))
         print(f"the {'adapted ' * (unadapted is None)}model is the run {' '.join([config.save_adapted, *needed])}")
     load = functools.partial(_load, config)
-    predicted, failed = predict_files(files, output, run, camera, masks, pictures, config.scheduler, load)
-    before = len(files) - predicted - failed
-    earlier = f", {before} predicted earlier" if before else ""
-    print(f"{predicted} predicted, {failed} failed{earlier}")
-    if labels is not None and failed < len(files):
+    counts = predict_files(files, output, run, camera, masks, pictures, config.scheduler, load)
+    print(closing(counts, files, "predicted"))
+    if labels is not None and counts[1] < len(files):
         print("\n".join(scored(output, labels)))
-    return 1 if failed else 0
+    return 1 if counts[1] else 0
