@@ -87,31 +87,27 @@ def _folds(config: PredictionConfig) -> list[int] | None:
     return None if config.folds == ("all",) else [*map(int, config.folds)]
 
 
-@functools.lru_cache(maxsize=1)
-def _open(config: PredictionConfig) -> Any:
-    """Opens the model as it is, a `Predictor`, once per process."""
-    from r2l_jax.apps.predict import Predictor
-    from r2l_jax.data.files.known_camera import find_known_camera
-    from r2l_jax.training.run import load
+@functools.lru_cache(maxsize=2)
+def _load(config: PredictionConfig, adapts: bool = True) -> Any:
+    """Loads the model that predicts the files, a `Predictor`, and adapts it to them if the flags ask for that.
 
-    opened = load(config.run, _folds(config), config.checkpoint, config.code)
-    return Predictor(opened, None if config.camera is None else find_known_camera(config.camera))
-
-
-@functools.lru_cache(maxsize=1)
-def _load(config: PredictionConfig) -> Any:
-    """Loads the model that predicts the files, once per process, and adapts it to them if that is asked for."""
+    Each process loads it once.
+    """
     from r2l_jax.apps.files import find_raw_files
     from r2l_jax.apps.predict import Predictor, adapted_run
+    from r2l_jax.data.files.known_camera import find_known_camera
     from r2l_jax.drift.monitoring import reference
+    from r2l_jax.training.run import load
 
-    opened = _open(config)
-    opened.run.reading()  # Raises an InputError if the model takes no raw files.
+    if not adapts:
+        opened = load(config.run, _folds(config), config.checkpoint, config.code)
+        opened.reading()  # Raises an InputError if the models take no raw files.
+        return Predictor(opened, None if config.camera is None else find_known_camera(config.camera))
+    run, camera, _ = opened = _load(config, False)
     if config.adapt is None:
         return opened
-    stored = reference.file_of(config.run)
-    adapted, unadapted = adapted_run(opened.run, find_raw_files(config.input), opened.camera, stored, config.force)
-    return Predictor(adapted, opened.camera, unadapted)
+    adapted = adapted_run(run, find_raw_files(config.input), camera, reference.file_of(config.run), config.force)
+    return Predictor(adapted[0], camera, adapted[1])
 
 
 def main(config: PredictionConfig) -> int:
@@ -125,10 +121,10 @@ def main(config: PredictionConfig) -> int:
     masks, pictures = (None if each is None else pathlib.Path(each) for each in (config.masks, config.pictures))
     check_masks(predicts_masks(config.run, _folds(config)), masks)
     files, output = find_raw_files(config.input, warns=True), pathlib.Path(config.output)
-    labels = None if config.labels is None else labels_of(files, _open(config).run)
-    if config.adapt:
-        # Adaptation takes a minute or two, so invalid arguments are refused before it.
-        check(files, output, _open(config).run, _open(config).camera, masks, pictures)
+    # Adaptation takes a minute or two, so invalid arguments are refused before it.
+    run, camera, _ = _load(config, False)
+    labels = None if config.labels is None else labels_of(files, run)
+    check(files, output, run, camera, masks, pictures)
     run, camera, unadapted = _load(config)
     models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "run"
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(run.folds)} {models}{'s' * (len(run.folds) > 1)}")
