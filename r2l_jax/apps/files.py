@@ -167,7 +167,7 @@ def read_file(file: Place, run: Run, camera: KnownCamera | None, size: tuple[int
 
 
 def frame_by_frame(
-    files: Sequence[Place], read: Callable[[Place], np.ndarray], work: Callable[[Place, np.ndarray], Any]
+    files: Sequence[Place], read: Callable[[Place], Any], work: Callable[[Place, Any], Any]
 ) -> Iterator[Ended]:
     """Works on one file after the other, and yields the result or the error of each; reads ahead in threads."""
     for file, raw, error, warnings, _ in in_threads(read, files, AT_ONCE + 1):
@@ -181,16 +181,10 @@ def frame_by_frame(
 
 
 class Worked(NamedTuple):
-    """Results in the order of the files, and how many files failed or had an earlier result."""
+    """Results in the order of the files, and the numbers of files with a new result and of those that failed."""
 
     results: dict[Place, Any]
-    failed: int
-    before: int
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """The numbers of files with a new result, and of those that failed."""
-        return len(self.results) - self.before, self.failed
+    counts: tuple[int, int]
 
 
 def closing(counts: tuple[int, int], files: Sequence[Place], verb: str) -> str:
@@ -262,7 +256,8 @@ def for_each_file(
     # Lost workers leave partial files.
     for folder in {target.parent for file in files for target in targets(file)}:
         clear_parts(folder)
-    return Worked({file: results[file] for file in files if file in results}, failed, counts[0])
+    ordered = {file: results[file] for file in files if file in results}
+    return Worked(ordered, (len(results) - counts[0], failed))
 
 
 def _versions(files: Sequence[Place]) -> dict[Place, str]:

@@ -89,7 +89,7 @@ def key_of(file: Place, by: str | None) -> str:
     return shot.title if by == "model" else (shot.date or UNKNOWN)[:10]
 
 
-def said_of_unknown(keyed: Mapping[str, Sequence[Place]], by: str | None) -> str | None:
+def unknown_key_warning(keyed: Mapping[str, Sequence[Place]], by: str | None) -> str | None:
     """Returns a warning if windows mix files whose day or camera model is unknown; None otherwise."""
     if by not in ("day", "model") or UNKNOWN not in keyed:
         return None
@@ -178,7 +178,7 @@ class _Call:
         files = find_raw_files(self._config.input)
         keys = {file: key_of(file, self._config.by) for file in files}
         keyed = {key: [file for file in files if keys[file] == key] for key in sorted(set(keys.values()))}
-        if (said := said_of_unknown(keyed, self._config.by)) is not None:
+        if (said := unknown_key_warning(keyed, self._config.by)) is not None:
             print(f"warning: {said}", file=sys.stderr)
         windows = windows_of(keyed, self._config.window)
         left = len(files) - sum(map(len, windows.values()))
