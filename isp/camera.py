@@ -123,6 +123,9 @@ class Camera:
         Args:
             text: The JSON text. With a `white_level`, its black levels are digital numbers, which are divided by it.
 
+        Raises:
+            ValueError: `text` is no JSON object, lacks a field, or has an unknown or invalid one.
+
         Example:
             >>> camera = isp.Camera.from_json(
             ...     '{"black_level": [64, 64, 64, 64], "white_level": 1024, "white_balance": [2, 1, 2],'
@@ -153,6 +156,9 @@ class Camera:
 
         Returns:
             Keyword arguments for this class, one for each field, with levels as fractions of the white level.
+
+        Raises:
+            ValueError: A field is unknown, or its value is invalid.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(fields) - known):

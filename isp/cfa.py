@@ -33,7 +33,7 @@ _LONGEST = 16
 
 
 def tile(pattern: str) -> Int[np.ndarray, "rows cols"]:
-    """Finds the channel that each site of a tile sees.
+    """Finds the channel that each site of a tile sees; an unknown pattern raises a ValueError.
 
     Returns:
         The channels of the smallest tile that repeats: 0 red, 1 green, 2 blue. A sensor without color filters has the
@@ -118,7 +118,7 @@ def black_level_shape(pattern: str) -> tuple[int]:
 
 
 def check_mosaic(raw: Shaped[Array | np.ndarray, "..."]) -> None:
-    """Checks that an array, which may be traced, is a mosaic."""
+    """Raises a ValueError unless an array, which may be traced, is floating point, with even sides of at least 2."""
     if not jnp.issubdtype(raw.dtype, jnp.floating):
         raise ValueError(
             f"raw must be floating point with the white level at 1, got {raw.dtype}: divide by the white level first"
@@ -148,7 +148,8 @@ def black_levels(
     """Looks up the black level of every site of a mosaic.
 
     Args:
-        black_level: The levels, of the shape that `black_level_shape` returns for the pattern.
+        black_level: The levels, of the shape that `black_level_shape` returns for the pattern; others raise
+            a ValueError.
     """
     _check_levels(black_level, pattern)
     if is_bayer(pattern):
@@ -189,6 +190,7 @@ def subtract_black_level(
 
     Args:
         black_level: One level per site of a Bayer tile, in CFA order; or, for other arrays, one level per color.
+            Other shapes raise a ValueError.
         pattern: The colors of a tile, see the module. All Bayer patterns give the same result.
         rescale: Whether to divide by 1 - black_level, so that white stays at 1. The pipelines of the study do not.
 
@@ -250,7 +252,7 @@ def mosaic(rgb: Float[Array, "*batch height width 3"], pattern: str = "RGGB") ->
     """Samples an image as a sensor does: each site keeps only the color that it sees.
 
     Args:
-        rgb: Images `(..., H, W, 3)` with even H and W.
+        rgb: Images `(..., H, W, 3)` with even H and W; others raise a ValueError.
         pattern: The colors of a tile, see the module. A site without a color filter sees the mean of the channels.
     """
     tile(pattern)  # Rejects an unknown pattern.

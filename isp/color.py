@@ -48,7 +48,7 @@ _D65 = (0.95047, 1.0, 1.08883)
 def white_balance(
     rgb: Float[Array, "*batch height width 3"], gains: Float[Array, "3"]
 ) -> Float[Array, "*batch height width 3"]:
-    """Multiplies each channel by its gain."""
+    """Multiplies each channel by its gain: out_c = gains[c] * rgb_c."""
     check_image(rgb)
     return jnp.stack([plane * gains[channel] for channel, plane in enumerate(planes.split(rgb))], -1)
 
@@ -85,12 +85,16 @@ def highlights(
         rgb: Images `(..., H, W, 3)` after the gains.
         gains: The gains that have been applied, positive. They are the levels at which the channels saturate; the
             smallest is the level of white.
-        mode: "clip" clips each channel at the level of white, as raw converters do by default. "desaturate" also fades
-            pixels to white as one of their channels approaches its saturation level.
+        mode: "clip" clips each channel at the level of white, as the mode 0 of dcraw and LibRaw does. "desaturate" also
+            fades pixels to white as one of their channels approaches its saturation level, by the smooth step
+            3 x^2 - 2 x^3, which no paper prescribes.
         start: The fraction of a channel's saturation level at which "desaturate" begins to fade, in [0, 1).
 
     Returns:
         The images `(..., H, W, 3)`, with no value above the smallest gain.
+
+    Raises:
+        ValueError: `mode` is unknown, or `start` is outside [0, 1).
 
     Example:
         >>> gains = jnp.array([2.0, 1.0, 1.5])
@@ -156,7 +160,7 @@ def yuv_to_rgb(yuv: Float[Array, "*batch height width 3"]) -> Float[Array, "*bat
 
 @jax.jit
 def luma(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width"]:
-    """Computes the luma of ITU-R BT.601, the Y of `rgb_to_yuv`."""
+    """Computes the luma of ITU-R BT.601, the Y of `rgb_to_yuv`: 0.299 R + 0.587 G + 0.114 B."""
     check_image(rgb)
     return _luma(*planes.split(rgb))
 
@@ -194,7 +198,7 @@ def split_luma(
 
 @jax.jit
 def saturation(rgb: Float[Array, "*batch height width 3"], amount: Scalar) -> Float[Array, "*batch height width 3"]:
-    """Moves colors away from or toward the gray of the same luma.
+    """Moves colors away from or toward the gray of the same luma, see `luma`: gray + amount * (rgb - gray).
 
     Args:
         amount: The factor for U and V: 0 for grays, 1 for no change.
@@ -268,7 +272,7 @@ def gamma_correct(
         array([[[0. , 0.5, 1. ]]], dtype=float32)
     """
     check_image(rgb)
-    return xla.apart(powers.root)(rgb, gamma)
+    return xla.unfused(powers.root)(rgb, gamma)
 
 
 @jax.jit

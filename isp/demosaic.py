@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._kernels import menon, padding, stencil, turns
+from isp._kernels import menon, padding, stencil, tiling
 
 _RED_BLUE = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
 _GREEN = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4
@@ -65,7 +65,8 @@ def interpolate(
         kernel: Weights with the axes out, in, row, col. `BILINEAR_KERNEL` interpolates each color from its own sites. A
             learned kernel may mix colors.
     """
-    return stencil.correlate_channels(planes, kernel, "mirror")
+    channels = tuple(planes[..., channel] for channel in range(3))
+    return jnp.stack(stencil.correlate_planes(channels, kernel[..., None, None], "mirror"), -1)
 
 
 @jax.jit(static_argnames="pattern")
@@ -73,9 +74,10 @@ def bilinear(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "
     """Demosaics bilinearly: each missing color is the mean of its nearest sites.
 
     Equals colour-demosaicing's `demosaicing_CFA_Bayer_bilinear`, which repeats the border of the zero-filled planes.
-    (`interpolate` mirrors the border instead.)
+    (`interpolate` mirrors the border instead.) Patterns other than Bayer patterns raise a ValueError.
     """
-    _check(raw, pattern)
+    cfa.check_mosaic(raw)
+    check_bayer(pattern)
     kernels = _bilinear_kernels(pattern).astype(raw.dtype)
 
     return stencil.correlate_mosaic(raw, kernels, "zero", functools.partial(_repeat_border, pattern=pattern))
@@ -90,13 +92,15 @@ def malvar2004(
     Adds to the bilinear interpolation a share of the Laplacian of the site's color: H. S. Malvar, L. He and R. Cutler,
     "High-quality linear interpolation for demosaicing of Bayer-patterned color images", ICASSP (2004). Equals
     colour-demosaicing's `demosaicing_CFA_Bayer_Malvar2004`, borders included: the outermost sites are repeated beyond
-    the border, and treated as the color that the pattern has there.
+    the border, and treated as the color that the pattern has there. Patterns other than Bayer patterns raise a
+    ValueError.
 
     Args:
         border: The extension beyond the border: "symmetric" as above; "mirror", which keeps the mosaic's colors in
             place and leaves no colored dots along the border; or "zero".
     """
-    _check(raw, pattern)
+    cfa.check_mosaic(raw)
+    check_bayer(pattern)
     kernels = _malvar_kernels(pattern).astype(raw.dtype)
     return stencil.correlate_mosaic(raw, kernels, border)
 
@@ -115,7 +119,8 @@ def menon2007(
     Equals colour-demosaicing's `demosaicing_CFA_Bayer_Menon2007`, borders included, except for rounding. Here, its
     chain of masked interpolations is reduced algebraically to a few filters.
 
-    The decisions are piecewise constant, so only the interpolations have a gradient.
+    The decisions are piecewise constant, so only the interpolations have a gradient. Patterns other than Bayer patterns
+    raise a ValueError.
 
     Args:
         refine: Whether to smooth the differences along the decided directions at the end (the paper's refining step).
@@ -130,9 +135,10 @@ def menon2007(
                [0.8, 0.8, 0.8],
                [0.8, 0.8, 0.8]], dtype=float32)
     """
-    _check(raw, pattern)
+    cfa.check_mosaic(raw)
+    check_bayer(pattern)
     tile = cfa.tile(pattern)
-    return turns.mosaics_by_patches(lambda _, raw: menon.demosaic(raw, tile, refine), None, raw, menon.REACH)
+    return tiling.mosaics_by_patches(lambda _, raw: menon.demosaic(raw, tile, refine), None, raw, menon.REACH)
 
 
 def normalized_kernel(pattern: str) -> Float[np.ndarray, "3 size size"]:
@@ -274,7 +280,7 @@ def binned(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*b
 
     Returns:
         Images `(..., H / n, W / n, 3)`, where n is `bin_side(pattern)`. Rows and columns that do not fill a block are
-        dropped at the bottom and at the right.
+        dropped at the bottom and at the right; a mosaic smaller than a block raises a ValueError.
 
     Example:
         >>> isp.demosaic.binned(jnp.array([[0.25, 0.5], [1.0, 0.125]]))
@@ -305,8 +311,8 @@ def _block_means(planes: Float[Array, "*batch height width channels"], side: int
     return blocks.mean((-4, -2))
 
 
-def _check(raw: Array, pattern: str) -> None:
-    cfa.check_mosaic(raw)
+def check_bayer(pattern: str) -> None:
+    """Raises a ValueError unless a pattern is one of the four Bayer patterns."""
     if not cfa.is_bayer(pattern):
         raise ValueError(
             f"this demosaicing is for the Bayer patterns {', '.join(cfa.BAYER)}, got {pattern!r}: normalized and "

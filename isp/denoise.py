@@ -40,6 +40,9 @@ def gaussian_denoising(
 
     Filters the luma as `scipy.ndimage.gaussian_filter` does: the border repeats its outermost pixels.
 
+    Raises:
+        ValueError: `sigma` is not positive, `size` is not odd, or `sigma` is traced without a `size`.
+
     Example:
         >>> spot = np.zeros((5, 5, 3), np.float32)
         >>> spot[2, 2] = 1.0
@@ -61,6 +64,9 @@ def chroma_denoising(
 
     The eye sees color at a lower resolution than brightness, and demosaicing turns noise into colored spots a few
     pixels wide. The border repeats its outermost pixels.
+
+    Raises:
+        ValueError: `sigma` is not positive, `size` is not odd, or `sigma` is traced without a `size`.
     """
     return _chroma_denoising(rgb, sigma, checks.gaussian_size("sigma", sigma, size))
 
@@ -88,8 +94,8 @@ def median_denoising(
     Forward-mode derivatives do not work.
 
     Args:
-        size: The side of the windows, odd. Only 3 and 5 are fast, because each comparison of a window's pixels is
-            compiled separately.
+        size: The side of the windows, odd; others raise a ValueError. Only 3 and 5 are fast, because each comparison of
+            a window's pixels is compiled separately.
     """
     checks.check_size(size)
     return color.replace_luma(rgb, lambda luma: window_median(luma, size))
@@ -101,7 +107,8 @@ def fft_denoising(
     """Removes the high horizontal frequencies of each row and channel.
 
     Sets to zero the bins of a row's discrete Fourier transform from int(width * keep_fraction) up to, but not
-    including, int(width * (1 - keep_fraction)), and returns the real part of the inverse transform.
+    including, int(width * (1 - keep_fraction)), and returns the real part of the inverse transform. This is the step
+    along rows of "Image denoising by FFT" in the SciPy Lecture Notes; the soft cut is ours.
 
     Args:
         keep_fraction: The fraction of the sampling frequency up to which frequencies are kept, in [0, 1]. From 0.5 on,
@@ -109,6 +116,9 @@ def fft_denoising(
         softness: The number of bins, positive, over which a raised cosine falls from keeping to removing; values near 0
             give the hard cut. Below 1, the gradient is zero for some values of `keep_fraction`, where the cosine falls
             between two bins.
+
+    Raises:
+        ValueError: `keep_fraction` is outside [0, 1] or, without a `softness`, traced; or `softness` is not positive.
 
     Example:
         >>> stripes = np.broadcast_to(np.float32([0.2, 0.6] * 4)[:, None], (1, 8, 3))
@@ -182,6 +192,9 @@ def tv_chambolle(
         weight: The weight of the slopes, positive: greater is smoother.
         eps: Iteration stops when the energy changes by no more than this fraction of the initial energy.
 
+    Raises:
+        ValueError: `weight` or `eps` is not positive, or `max_iterations` is below 1.
+
     Example:
         Noise is flattened, and the edge stays sharp.
 
@@ -221,6 +234,9 @@ def tv_bregman(
         eps: Iteration stops when the root mean square of a channel's change is at most this.
         isotropic: Whether a slope is the length of the gradient. If False, it is the sum of the components' absolute
             values.
+
+    Raises:
+        ValueError: `weight` or `eps` is not positive, `max_iterations` is below 1, or a side of `rgb` below 2.
     """
     checks.check_total_variation(weight, eps, max_iterations)
     return total_variation.bregman(rgb, weight, eps, max_iterations, isotropic)
@@ -259,6 +275,10 @@ def bilateral(
             10000. If None, nothing is rounded, which changes results by about 1e-3 at most. Gradients ignore the
             rounding.
         centered: Whether spatial weights peak at the pixel itself.
+
+    Raises:
+        ValueError: A standard deviation is not positive, `size` is not odd, `bins` is below 3, or `sigma_spatial` is
+            traced without a `size`.
     """
     size = checks.bilateral_size(sigma_spatial, size)
     checks.check_colors(sigma_color, bins)
@@ -293,6 +313,9 @@ def nlm_denoising(
         patch_size: The side of the patches, odd.
         patch_distance: The greatest distance between two pixels in rows and in columns.
         centered: Whether to use whole patches and keep small weights.
+
+    Raises:
+        ValueError: `strength` is not positive, `patch_size` is not odd, or `patch_distance` is below 1.
     """
     checks.check_patches(strength, patch_size, patch_distance)
     return _nlm_denoising(rgb, strength, patch_size, patch_distance, centered)
@@ -331,10 +354,10 @@ def _averaged(image: Array, rate: Array, patch_size: int, patch_distance: int, c
         """Computes the weights of the pixels that are one shift away, and these pixels times the weights."""
         there = reach - before + shift
         moved = jax.lax.dynamic_slice(padded, (0, there[0], there[1]), outer)
-        squares = xla.apart(_squared_distance)(unmoved, moved)
-        rows = xla.apart_with(_sums, side, 0)(squares)
+        squares = xla.unfused(_squared_distance)(unmoved, moved)
+        rows = xla.unfused_with(_sums, side, 0)(squares)
         values = jax.lax.dynamic_slice(padded, (0, reach + shift[0], reach + shift[1]), (3, height, width))
-        return xla.apart_with(_weighted, side, not centered)(rows, rate, values)
+        return xla.unfused_with(_weighted, side, not centered)(rows, rate, values)
 
     def add(sums: tuple[Array, Array], shift: Array) -> tuple[tuple[Array, Array], None]:
         # The gradient computes the weights of each shift again, so that they are never all in memory.

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from isp import cfa, demosaic, stages
+from isp import cfa, stages
 from isp.camera import Camera
 from isp.pipeline import Pipeline
 from isp.stage import Stage
@@ -46,7 +46,6 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
     balance, matrix = stages.mosaic_white_balance(positive), stages.color_correct(positive)
     if positive != camera:
         balance, matrix = _on_their_own(balance), _on_their_own(matrix)
-    sharpening = stages.ALGORITHMS["sharpen"]["unsharp_masking"](radius=1.0, amount=0.5)
     made = [
         stages.black_level(positive),
         stages.defects(positive.pattern),
@@ -61,7 +60,7 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
         # The stages from here on work on display values, because in linear light a bright pixel's color would swamp its
         # dark neighbors. Three standard deviations hold 99.7 % of a Gaussian.
         *([stages.chroma_denoising(1.5, size=9)] if has_colors else []),
-        dataclasses.replace(sharpening, name="sharpening"),
+        stages.unsharp_masking(radius=1.0, amount=0.5, name="sharpening"),
         stages.clipped("output_clipped"),
     ]
     return Pipeline(made)
@@ -69,10 +68,10 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
 
 def _demosaic(pattern: str, half_size: bool) -> Stage:
     if half_size:
-        return stages.ALGORITHMS["demosaic"]["binned"](pattern)
+        return stages.binned(pattern, name="demosaic")
     if cfa.is_bayer(pattern):
-        return Stage("demosaic", demosaic.malvar2004, options={"pattern": pattern, "border": "mirror"})
-    return stages.ALGORITHMS["demosaic"]["normalized"](pattern)
+        return stages.malvar2004(pattern, "mirror", name="demosaic")
+    return stages.normalized(pattern, name="demosaic")
 
 
 def with_positive_gains(camera: Camera) -> Camera:

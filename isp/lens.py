@@ -56,7 +56,7 @@ def through(
         kept = blur.remaining_noise(variance, steps, taps)[..., None, None]
 
     # A separate unit: fused with the noise, sites would be put in their places one by one.
-    @xla.apart
+    @xla.unfused
     def changed(raw: Array, pixels: Array, variance: Array, steps: Array, taps: Array) -> Array:
         planes = _planes(site_light(raw, camera), camera)
         if chromatic_aberration is not None:
@@ -70,10 +70,10 @@ def through(
         return result, kept, None
     *batch, height, width = raw.shape
     shape = (*batch, period**2, height // period, width // period)
-    white = xla.apart(lambda key: noise.normal(key, shape).astype(raw.dtype))(jax.random.fold_in(key, 1))
+    white = xla.unfused(lambda key: noise.normal(key, shape).astype(raw.dtype))(jax.random.fold_in(key, 1))
     # Without defocus, no noise is lost.
     scale = jax.lax.rsqrt(jnp.maximum(1 - kept, 1e-9))
-    return result, kept, scale * xla.apart(lambda lost: _tiled(lost, period))(blur.lost_noise(white, variance))
+    return result, kept, scale * xla.unfused(lambda lost: _tiled(lost, period))(blur.lost_noise(white, variance))
 
 
 def _with_lateral_color(planes: Array, pixels: Array, shape: tuple[int, ...], camera: Camera) -> Array:

@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 from jax.typing import ArrayLike
 
-from isp import cfa, demosaic, denoise, sharpen, stages
+from isp import cfa, demosaic, denoise, stages
 from isp._fusion import steps
 from isp.camera import WEIGHTS, Camera
 from isp.cfa import COLORS
@@ -71,13 +71,12 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None, 
         >>> pipeline.gaussian_blur[...].shape
         (5, 5)
     """
-    sharpening = {"sharpening_filter": stages.filter_kernel(sharpen.SHARPENING_KERNEL)}
     blur = {"gaussian_blur": stages.filter_kernel(gaussian_kernel(0.5, 5))}
     made = [
         *_linear_stages(camera, half_size),
-        Stage("sharpening", sharpen.sharpening_filter, sharpening),
+        stages.sharpening_filter(name="sharpening"),
         Stage("gaussian", denoise.filter_luma, blur),
-        Stage("clipped", steps.clip, options={"low": BLACK}),
+        stages.clipped(low=BLACK),
         stages.gamma_correct(),
     ]
     if additive_layer is not None:
@@ -112,6 +111,9 @@ def static(
             Continuous ones become parameters (`keep_fraction` only if `softness` is given). The sides of Gaussian and
             bilateral windows follow from the parameters' starts and stay fixed.
 
+    Raises:
+        ValueError: An algorithm or a setting is unknown, or a setting is invalid.
+
     Example:
         >>> pipeline = isp.static(isp.CAMERAS["drone"], "malvar2004", "unsharp_masking", "median_denoising", amount=0.5)
         >>> list(pipeline.parameters())
@@ -122,7 +124,7 @@ def static(
         if name not in stages.ALGORITHMS[step]:
             raise ValueError(f"{step} must be one of {', '.join(stages.ALGORITHMS[step])}, got {name!r}")
         make = stages.ALGORITHMS[step][name]
-        known = set(inspect.signature(make).parameters) - {"pattern"}
+        known = set(inspect.signature(make).parameters) - {"pattern", *make.keywords}
         given = {setting: settings.pop(setting) for setting in known & settings.keys()}
         pattern = {"pattern": camera.pattern} if step == "demosaic" else {}
         chosen[step] = make(**given, **pattern)
@@ -136,7 +138,7 @@ def static(
             *(colors if camera.pattern != cfa.MONO else []),
             chosen["sharpen"],
             chosen["denoise"],
-            Stage("clipped", steps.clip, options={"low": 0.0}),
+            stages.clipped(),
             stages.gamma_correct(),
         ]
     )

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._kernels import neighbors, turns
+from isp._kernels import neighbors, tiling
 from isp._kernels.checks import Scalar, check_positive
 
 
@@ -18,7 +18,7 @@ def defects(
     *,
     pattern: str = "RGGB",
     softness: float | None = None,
-    lone: bool = False,
+    isolated_only: bool = False,
 ) -> Float[Array, "*batch height width"]:
     """Replaces sites that differ from their neighbors by more than a threshold, whether too bright or too dark.
 
@@ -38,10 +38,11 @@ def defects(
         threshold: The difference, in fractions of white, up to which a site stays unchanged. It can be learned if there
             is a `softness`.
         softness: The difference beyond the threshold, in fractions of white, over which the median gradually replaces
-            the site. If None, the replacement is abrupt, and the gradient for the threshold is zero.
-        lone: Whether a site must differ by more than the threshold from each of the eight nearest sites of its color
-            (more if several are equally near), and not only from the median. This spares lines that are one site wide,
-            but also leaves adjacent defects.
+            the site; 0 and less raise a ValueError. If None, the replacement is abrupt, and the gradient for the
+            threshold is zero.
+        isolated_only: Whether a site must differ by more than the threshold from each of the eight nearest sites of its
+            color (more if several are equally near), and not only from the median. This spares lines that are one site
+            wide, but also leaves adjacent defects.
 
     Example:
         >>> raw = np.full((8, 8), 0.25, np.float32)
@@ -51,11 +52,11 @@ def defects(
     """
     if softness is not None:
         check_positive("softness", softness)
-    return _defects(raw, threshold, pattern, softness, lone)
+    return _defects(raw, threshold, pattern, softness, isolated_only)
 
 
-@jax.jit(static_argnames=("pattern", "softness", "lone"))
-def _defects(raw: Array, threshold: Scalar, pattern: str, softness: float | None, lone: bool) -> Array:
+@jax.jit(static_argnames=("pattern", "softness", "isolated_only"))
+def _defects(raw: Array, threshold: Scalar, pattern: str, softness: float | None, isolated_only: bool) -> Array:
     cfa.check_mosaic(raw)
     tile = cfa.tile(pattern)
     if raw.shape[-2] < len(tile) or raw.shape[-1] < len(tile[0]):
@@ -64,10 +65,10 @@ def _defects(raw: Array, threshold: Scalar, pattern: str, softness: float | None
     def repair(threshold: Scalar, raw: Array) -> Array:
         raw = neighbors.with_finite(raw, tile)
         median = neighbors.median(raw, tile)
-        difference = neighbors.excess(raw, tile) if lone else jnp.abs(raw - median)
+        difference = neighbors.excess(raw, tile) if isolated_only else jnp.abs(raw - median)
         return _replaced(raw, median, difference - threshold, softness)
 
-    return turns.mosaics_by_patches(repair, threshold, raw, neighbors.reach(tile), math.lcm(*tile.shape))
+    return tiling.mosaics_by_patches(repair, threshold, raw, neighbors.reach(tile), math.lcm(*tile.shape))
 
 
 def _replaced(raw: Array, median: Array, excess: Array, softness: float | None) -> Array:

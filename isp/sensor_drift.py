@@ -67,6 +67,13 @@ class Quantity(NamedTuple):
         """The value that changes nothing."""
         return float(np.asarray(self.parameter.value))
 
+    @property
+    def valid_range(self) -> str:
+        """The valid values in words, such as `at least 0 (pixels)`."""
+        low, high, unit = self.parameter.low, self.parameter.high, self.parameter.unit
+        ends = f"from {low:g} to {high:g}" if high < math.inf else "finite" if low < 0 else f"at least {low:g}"
+        return f"{ends} ({unit})"
+
     def valid(self, value: Amount) -> bool:
         """Tells whether a value is valid."""
         return math.isfinite(value) and self.parameter.low <= float(value) <= self.parameter.high
@@ -79,10 +86,10 @@ def _quantity(
     low: float | int = -math.inf,
     high: float | int = math.inf,
     neutral: float = 0.0,
-    scale: Literal["linear", "log"] = "linear",
     needs_colors: bool = False,
 ) -> Any:
-    parameter = Parameter(neutral, scale, low=low, high=high, unit=unit)
+    # A neutral value of 1 is a factor.
+    parameter = Parameter(neutral, "log" if neutral == 1 else "linear", low=low, high=high, unit=unit)
     return dataclasses.field(
         default=None, metadata={"quantity": Quantity(parameter, group, " ".join(meaning.split()), needs_colors)}
     )
@@ -154,12 +161,7 @@ class CameraState:
         "lens", "pixels RMS", "blurs the light with a Gaussian of this standard deviation in pixels", 0
     )
     read_noise: Any = _quantity(
-        "read-out",
-        "times the camera's",
-        "raises the read-out noise to this multiple of the camera's",
-        1,
-        neutral=1.0,
-        scale="log",
+        "read-out", "times the camera's", "raises the read-out noise to this multiple of the camera's", 1, neutral=1.0
     )
     photon_noise: Any = _quantity(
         "read-out",
@@ -168,7 +170,6 @@ class CameraState:
         its square root, and read-out noise by the factor""",
         1,
         neutral=1.0,
-        scale="log",
     )
     row_noise: Any = _quantity(
         "read-out", "electrons", "adds a random level with this standard deviation to each row of each raw image", 0
@@ -189,17 +190,9 @@ class CameraState:
         -_TWELVE_BITS,
         _TWELVE_BITS,
     )
-    saturation: Any = _quantity(
-        "read-out", "of white", "clips all sites at this fraction of white", 0, 1, neutral=1.0, scale="log"
-    )
+    saturation: Any = _quantity("read-out", "of white", "clips all sites at this fraction of white", 0, 1, neutral=1.0)
     gamma: Any = _quantity(
-        "read-out",
-        "exponent",
-        "raises all sites to this power, as a tone curve in a file does",
-        0.1,
-        10,
-        neutral=1.0,
-        scale="log",
+        "read-out", "exponent", "raises all sites to this power, as a tone curve in a file does", 0.1, 10, neutral=1.0
     )
     bits: Any = _quantity(
         "read-out", "bits", "rounds all sites to this many bits, as a coarser converter does", 1, 16, neutral=16.0
@@ -250,9 +243,7 @@ class CameraState:
             if is_traced(value) or np.ndim(value):
                 continue
             if not quantity.valid(value):
-                low, high, unit = quantity.parameter.low, quantity.parameter.high, quantity.parameter.unit
-                valid = f"from {low:g} to {high:g}" if high < math.inf else "finite" if low < 0 else f"at least {low:g}"
-                raise ValueError(f"{name} must be {valid} ({unit}), got {value}")
+                raise ValueError(f"{name} must be {quantity.valid_range}, got {value}")
 
     def __str__(self) -> str:
         return ",".join(f"{name}={value:g}" for name, value in self.given.items())
@@ -360,7 +351,9 @@ def _named(name: str) -> Callable[..., Mosaic]:
     said = "; ".join(
         QUANTITIES[each].meaning + (", times -1" if factor < 0 else "") for each, factor in changes.items()
     )
-    drift.__doc__ = f"{said[0].upper()}{said[1:]}. See `apply`."
+    # The changes of drifts with names of their own have symmetric ranges.
+    valid = QUANTITIES[next(iter(changes))].valid_range
+    drift.__doc__ = f"{said[0].upper()}{said[1:]}. Amounts are {valid}; others raise a ValueError. See `apply`."
     return drift
 
 

@@ -17,11 +17,13 @@ def correct(
     """Multiplies images by radial gains, with one polynomial per color.
 
     The gain at the radius r is 1 + k1 r^2 + k2 r^4 + k3 r^6, where r is 0 in the middle of the whole image and 1 at the
-    center of its corner pixels. Crops of a larger frame therefore need separate coefficients.
+    center of its corner pixels. Crops of a larger frame therefore need separate coefficients. The opcode
+    FixVignetteRadial of Adobe's DNG specification has the same polynomial up to r^10, but one for all colors.
 
     Args:
         image: Images `(..., H, W, 3)`; with a `pattern`, raw images `(..., H, W)` with black at 0.
-        coefficients: k1, k2 and k3 in columns, for red, green and blue in rows.
+        coefficients: k1, k2 and k3 in columns, for red, green and blue in rows. 0 changes nothing.
+        pattern: The colors of a tile, see `isp.cfa`; None for images.
 
     Example:
         >>> rgb = isp.shading.correct(jnp.ones((3, 3, 3)), jnp.array([[0.5, 0, 0], [0.25, 0, 0], [0, 0, 0]]))

@@ -47,6 +47,9 @@ def unsharp_masking(
         radius: The standard deviation of the Gaussian in pixels, positive.
         amount: The factor. 0 changes nothing and negative values blur.
 
+    Raises:
+        ValueError: `radius` is not positive, `size` is not odd, or `radius` is traced without a `size`.
+
     Example:
         >>> edge = np.broadcast_to(np.float32([0.25, 0.25, 0.5, 0.5])[:, None], (3, 4, 3))
         >>> np.asarray(isp.sharpen.unsharp_masking(edge, radius=0.5))[1, :, 0].round(3)
@@ -67,6 +70,9 @@ def unsharp_masking_vertical(
     of scikit-image 0.18.1 on the luma `(H, W)` with `multichannel=True`, which treats the last axis as channels and
     blurs each column separately. Horizontal edges are sharpened; vertical edges stay unchanged. Use it to compare with
     the study's results, and `unsharp_masking`, which has the same arguments, for everything else.
+
+    Raises:
+        ValueError: `radius` is not positive, `size` is not odd, or `radius` is traced without a `size`.
     """
     return _unsharp_masking(gaussian.smooth_columns, rgb, radius, amount, gaussian_size("radius", radius, size))
 

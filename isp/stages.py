@@ -1,18 +1,21 @@
 """Stages for custom pipelines: each function returns an `isp.Stage` whose parameters declare their ranges.
 
-A function's continuous arguments, and the camera's values, are the starts of the stage's parameters.
+Each stage is declared once, here. A function's continuous arguments, and the camera's values, are the starts of the
+stage's parameters; all other arguments, such as the side of a window, are options.
 
 The stages of `isp.full` come from here, with distinct parameter names, so that they fit into one pipeline. To use a
 stage twice, rename the copy and its parameters with `dataclasses.replace`.
 
 `ALGORITHMS` has the classical algorithms that `isp.static` offers: for each of "demosaic", "sharpen" and "denoise", a
-dict from names to functions. Each takes the settings of its algorithm and returns a stage named after the step.
-Continuous settings are parameters of the stage; all others, such as the side of a window, are options.
+dict from names to functions of this module, whose stage is named after the step.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Sequence
+import inspect
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -31,6 +34,72 @@ _GRAY = 0.18
 
 # The quarters of the range of display values.
 _RANGES = ("shadows", "darks", "lights", "highlights")
+
+# The natural range of these settings is their value.
+_PIXELS = Parameter(None, scale="log", unit="pixels")
+_STRENGTH = Parameter(None, scale="log", unit="strength")
+_FACTOR = Parameter(1.0, scale="log", unit="factor")
+
+Maker = Callable[..., Stage]
+
+ALGORITHMS: dict[str, dict[str, functools.partial[Stage]]] = {"demosaic": {}, "sharpen": {}, "denoise": {}}
+
+
+def _offered(step: str, name: str = "", **fixed: Hashable) -> Callable[[Maker], Maker]:
+    """Lists a maker among the algorithms of a step; its arguments in `fixed` are no settings there."""
+
+    def offer(make: Maker) -> Maker:
+        ALGORITHMS[step][name or make.__name__] = functools.partial(make, name=step, **fixed)
+        return make
+
+    return offer
+
+
+def _declared(
+    function: Callable[..., Any],
+    names: Mapping[str, str] = MappingProxyType({}),
+    check: Callable[..., Mapping[str, Hashable] | None] = lambda: None,
+    **known: Any,
+) -> Maker:
+    """Declares the stage of a function: returns its maker, whose arguments have the function's defaults.
+
+    Args:
+        names: The names of parameters that are not called as their arguments.
+        check: Checks the arguments of its names, and may return options that follow from them.
+        **known: The parameters by the function's argument, with their start if it is not the function's default; and
+            other defaults. A parameter that would start at None is left out.
+    """
+    own_name = function.__name__
+    parameters = {name: each for name, each in known.items() if isinstance(each, Parameter)}
+    defaults = {name: parameters[name].value if name in parameters else each for name, each in known.items()}
+    arguments = [
+        each if defaults.get(each.name) is None else each.replace(default=defaults[each.name])
+        for each in list(inspect.signature(function).parameters.values())[1:]
+    ]
+    of_name = inspect.Parameter("name", inspect.Parameter.KEYWORD_ONLY, default=own_name, annotation=str)
+    signature = inspect.Signature([*arguments, of_name], return_annotation=Stage)
+
+    def make(*args: Any, **settings: Any) -> Stage:
+        given = signature.bind(*args, **settings)
+        given.apply_defaults()
+        options = dict(given.arguments)
+        options |= check(*(options[each] for each in inspect.signature(check).parameters)) or {}
+        starts = {each: options.pop(each) for each in parameters}
+        made = {
+            names.get(each, each): dataclasses.replace(parameters[each], value=start)
+            for each, start in starts.items()
+            if start is not None
+        }
+        return Stage(options.pop("name"), function, made, options)
+
+    make.__name__ = make.__qualname__ = own_name
+    learned = f" with parameters {', '.join(f'`{names.get(each, each)}`' for each in parameters)}" if parameters else ""
+    make.__doc__ = (
+        f"Makes the stage `{own_name}` of `{function.__module__}.{own_name}`{learned}.\n\n"
+        "Raises a ValueError for settings that this function refuses."
+    )
+    make.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
+    return make
 
 
 def black_level(camera: Camera, rescale: bool = True) -> Stage:
@@ -54,7 +123,7 @@ def defects(pattern: str = "RGGB", threshold: float = 0.1) -> Stage:
             spares fine lines.
     """
     parameter = Parameter(threshold, scale="log", unit="fraction of white")
-    options = {"pattern": pattern, "softness": threshold, "lone": True}
+    options = {"pattern": pattern, "softness": threshold, "isolated_only": True}
     return Stage("defects", repair.defects, {"defect_threshold": parameter}, options)
 
 
@@ -76,7 +145,8 @@ def white_balance(camera: Camera, highlights: color.Mode | None = "clip") -> Sta
     """Makes the stage `white_balance` for images, which applies the gains and makes saturated pixels neutral.
 
     Args:
-        highlights: "clip" or "desaturate"; see `isp.color.highlights`. None leaves saturated pixels colored.
+        highlights: "clip" or "desaturate"; see `isp.color.highlights`. None leaves saturated pixels colored; otherwise,
+            negative gains raise a ValueError.
     """
     _check_gains(camera, highlights is not None)
     return Stage("white_balance", steps.balance, camera.parameters("white_balance"), {"mode": highlights})
@@ -86,7 +156,8 @@ def mosaic_white_balance(camera: Camera, clip: bool = True) -> Stage:
     """Makes the stage `white_balance` for raw images, which applies the gains before demosaicing.
 
     Args:
-        clip: Whether to clip at the smallest gain, which makes saturated areas white.
+        clip: Whether to clip at the smallest gain, which makes saturated areas white; negative gains then raise a
+            ValueError.
     """
     _check_gains(camera, clip)
     options = {"pattern": camera.pattern, "clip": clip}
@@ -139,50 +210,30 @@ def color_correct(camera: Camera) -> Stage:
     return Stage("color_correct", color.color_correct, camera.parameters("colour_correction"))
 
 
-def chroma_denoising(sigma: float = 1.5, size: int | None = None) -> Stage:
-    """Makes the stage `chroma_denoising` for images, which smooths U and V by `chroma_sigma` pixels."""
-    options = {"size": checks.gaussian_size("sigma", sigma, size)}
-    return Stage("chroma_denoising", denoise.chroma_denoising, {"chroma_sigma": _strength(sigma, "pixels")}, options)
-
-
-def saturation(amount: float = 1.0) -> Stage:
-    """Makes the stage `saturation` for images, which moves colors away from gray; an amount of 1 changes nothing."""
-    return Stage("saturation", color.saturation, {"saturation": _strength(amount, "factor")})
-
-
-def local_tone_map(strength: float = 0.3, detail: float = 1.0) -> Stage:
-    """Makes the stage `local_tone_map` for images in linear light, which brightens dark areas and keeps detail."""
-    parameters = {
-        "tone_strength": Parameter(strength, width=0.3, low=0, high=1, unit="fraction of contrast"),
-        "tone_detail": _strength(detail, "factor"),
-    }
-    return Stage("local_tone_map", tone.local_tone_map, parameters)
-
-
-def srgb() -> Stage:
-    """Makes the stage `srgb` for images in linear light, which applies the tone curve of sRGB."""
-    return Stage("srgb", tone.srgb)
-
-
-def gamma_correct(gamma: float = 2.2) -> Stage:
-    """Makes the stage `gamma_correct` for images in linear light, which applies the exponent 1 / gamma."""
-    return Stage("gamma_correct", color.gamma_correct, {"gamma_correct": _strength(gamma, "gamma")})
-
-
-def contrast(amount: float = 1.0, pivot: float = 0.5) -> Stage:
-    """Makes the stage `contrast` for images, which stretches values away from a pivot; 1 changes nothing."""
-    parameters = {
-        "contrast": _strength(amount, "factor"),
-        "contrast_pivot": Parameter(pivot, width=0.5, low=0, high=1, unit="fraction of white"),
-    }
-    return Stage("contrast", tone.contrast, parameters)
+saturation = _declared(color.saturation, {"amount": "saturation"}, amount=_FACTOR)
+local_tone_map = _declared(
+    tone.local_tone_map,
+    {"strength": "tone_strength", "detail": "tone_detail"},
+    strength=Parameter(None, width=0.3, low=0, high=1, unit="fraction of contrast"),
+    detail=_FACTOR,
+)
+srgb = _declared(tone.srgb)
+gamma_correct = _declared(
+    color.gamma_correct, {"gamma": "gamma_correct"}, gamma=Parameter(2.2, scale="log", unit="gamma")
+)
+contrast = _declared(
+    tone.contrast,
+    {"amount": "contrast", "pivot": "contrast_pivot"},
+    amount=_FACTOR,
+    pivot=Parameter(None, width=0.5, low=0, high=1, unit="fraction of white"),
+)
 
 
 def curve(segments: int = 4) -> Stage:
     """Makes the stage `curve` for images, a tone curve that rises everywhere.
 
     Its straight segments start with equal rises, which change nothing. Four segments are named shadows, darks, lights
-    and highlights.
+    and highlights. Less than one segment raises a ValueError.
     """
     if segments < 1:
         raise ValueError(f"segments must be at least 1, got {segments}")
@@ -225,112 +276,88 @@ def _share(value: float) -> Parameter:
     return Parameter(value, width=0.5, low=0, high=1, unit="share")
 
 
-def _strength(value: ArrayLike, unit: str = "strength") -> Parameter:
-    """Makes the parameter of a setting whose natural range is its value."""
-    return Parameter(value, scale="log", unit=unit)
+def _of_radius(radius: Scalar, size: int | None) -> dict[str, Hashable]:
+    return {"size": checks.gaussian_size("radius", radius, size)}
 
 
-def _normalized(pattern: str) -> Stage:
+def _of_sigma(sigma: Scalar, size: int | None) -> dict[str, Hashable]:
+    return {"size": checks.gaussian_size("sigma", sigma, size)}
+
+
+def _of_sigmas(
+    sigma_spatial: Scalar, sigma_color: Scalar | None, size: int | None, bins: int | None
+) -> dict[str, Hashable]:
+    checks.check_colors(sigma_color, bins)
+    return {"size": checks.bilateral_size(sigma_spatial, size)}
+
+
+# The algorithms of `isp.static`, in the order in which they are listed.
+spread = _offered("demosaic", "none")(_declared(cfa.spread))
+bilinear, malvar2004, menon2007 = (
+    _offered("demosaic")(_declared(function, check=demosaic.check_bayer))
+    for function in (demosaic.bilinear, demosaic.malvar2004, demosaic.menon2007)
+)
+
+
+@_offered("demosaic")
+def normalized(pattern: str = "RGGB", *, name: str = "normalized") -> Stage:
+    """Makes the stage `normalized`, see `isp.demosaic.normalized`, whose weights are the parameter `interpolation`."""
     # As in `isp.parametrized`, a few images cannot determine so many values.
     weights = Parameter(demosaic.normalized_kernel(pattern), width=1, unit="weight", labels=COLORS, tuned=False)
-    return Stage("demosaic", demosaic.normalized, {"interpolation": weights}, {"pattern": pattern})
+    return Stage(name, demosaic.normalized, {"interpolation": weights}, {"pattern": pattern})
 
 
-def _of_any_array(function: Callable, pattern: str) -> Stage:
-    return Stage("demosaic", function, options={"pattern": pattern})
+binned = _offered("demosaic")(_declared(demosaic.binned))
 
 
-def _of_bayer(function: Callable, pattern: str) -> Stage:
-    if not cfa.is_bayer(pattern):
-        raise ValueError(
-            f"{function.__name__} is for the Bayer patterns, got the pattern {pattern}: use normalized or binned"
-        )
-    return _of_any_array(function, pattern)
+@_offered("sharpen", "none")
+@_offered("denoise", "none")
+def unchanged(*, name: str = "unchanged") -> Stage:
+    """Makes a stage for raw images or images that changes nothing."""
+    return Stage(name, steps.unchanged)
 
 
-def _menon2007(pattern: str, refine: bool = True) -> Stage:
-    stage = _of_bayer(demosaic.menon2007, pattern)
-    return dataclasses.replace(stage, options={**stage.options, "refine": refine})
+@_offered("sharpen")
+def sharpening_filter(
+    sharpening_filter: ArrayLike = sharpen.SHARPENING_KERNEL, *, name: str = "sharpening_filter"
+) -> Stage:
+    """Makes the stage `sharpening_filter`, see `isp.sharpen.sharpening_filter`; the kernel is its parameter."""
+    return Stage(name, sharpen.sharpening_filter, {"sharpening_filter": filter_kernel(sharpening_filter)})
 
 
-def _sharpening_filter(sharpening_filter: ArrayLike = sharpen.SHARPENING_KERNEL) -> Stage:
-    return Stage("sharpen", sharpen.sharpening_filter, {"sharpening_filter": filter_kernel(sharpening_filter)})
+unsharp_masking, unsharp_masking_vertical = (
+    _offered("sharpen", size=None)(_declared(function, check=_of_radius, radius=_PIXELS, amount=_STRENGTH))
+    for function in (sharpen.unsharp_masking, sharpen.unsharp_masking_vertical)
+)
+gaussian_denoising = _offered("denoise", size=None)(
+    _declared(denoise.gaussian_denoising, check=_of_sigma, sigma=_PIXELS)
+)
+median_denoising = _offered("denoise")(_declared(denoise.median_denoising, check=checks.check_size))
 
 
-def _unsharp(function: Callable, radius: Scalar = 1.0, amount: Scalar = 1.0) -> Stage:
-    options = {"size": checks.gaussian_size("radius", radius, None)}
-    return Stage("sharpen", function, {"radius": _strength(radius, "pixels"), "amount": _strength(amount)}, options)
+@_offered("denoise")
+def fft_denoising(keep_fraction: Scalar = 0.3, softness: float | None = None, *, name: str = "fft_denoising") -> Stage:
+    """Makes the stage `fft_denoising` of `isp.denoise.fft_denoising`.
 
-
-def _smoothing(function: Callable, sigma: Scalar) -> Stage:
-    options = {"size": checks.gaussian_size("sigma", sigma, None)}
-    return Stage("denoise", function, {"sigma": _strength(sigma, "pixels")}, options)
-
-
-def _median_denoising(size: int = 3) -> Stage:
-    checks.check_size(size)
-    return Stage("denoise", denoise.median_denoising, options={"size": size})
-
-
-def _fft_denoising(keep_fraction: Scalar = 0.3, softness: float | None = None) -> Stage:
+    The fraction is a parameter if there is a `softness`; a hard cut has no derivative, so its fraction is an option.
+    Raises a ValueError for settings that the function refuses.
+    """
     checks.check_fraction(keep_fraction, softness)
-    if softness is None:  # A hard cut has no derivative, so its fraction is an option.
-        return Stage("denoise", denoise.fft_denoising, options={"keep_fraction": float(keep_fraction)})
-    parameters = {"keep_fraction": _strength(keep_fraction, "fraction")}
-    return Stage("denoise", denoise.fft_denoising, parameters, {"softness": softness})
+    if softness is None:
+        return Stage(name, denoise.fft_denoising, options={"keep_fraction": float(keep_fraction)})
+    parameters = {"keep_fraction": Parameter(keep_fraction, scale="log", unit="fraction")}
+    return Stage(name, denoise.fft_denoising, parameters, {"softness": softness})
 
 
-def _tv_chambolle(weight: Scalar = 0.01, eps: float = 2e-4, max_iterations: int = 200) -> Stage:
-    checks.check_total_variation(weight, eps, max_iterations)
-    options = {"eps": eps, "max_iterations": max_iterations}
-    return Stage("denoise", denoise.tv_chambolle, {"weight": _strength(weight)}, options)
-
-
-def _tv_bregman(weight: Scalar = 100.0, eps: float = 1e-3, max_iterations: int = 100, isotropic: bool = True) -> Stage:
-    checks.check_total_variation(weight, eps, max_iterations)
-    options = {"eps": eps, "max_iterations": max_iterations, "isotropic": isotropic}
-    return Stage("denoise", denoise.tv_bregman, {"weight": _strength(weight)}, options)
-
-
-def _bilateral(sigma_spatial: Scalar = 0.6, sigma_color: Scalar | None = None, bins: int | None = 10000) -> Stage:
-    checks.check_colors(sigma_color, bins)
-    options = {"size": checks.bilateral_size(sigma_spatial, None), "bins": bins}
-    parameters = {"sigma_spatial": _strength(sigma_spatial, "pixels")}
-    if sigma_color is not None:
-        parameters["sigma_color"] = _strength(sigma_color)
-    return Stage("denoise", denoise.bilateral, parameters, options)
-
-
-def _nlm_denoising(strength: Scalar = 0.1, patch_size: int = 7, patch_distance: int = 11) -> Stage:
-    checks.check_patches(strength, patch_size, patch_distance)
-    options = {"patch_size": patch_size, "patch_distance": patch_distance}
-    return Stage("denoise", denoise.nlm_denoising, {"strength": _strength(strength)}, options)
-
-
-ALGORITHMS: dict[str, dict[str, Callable[..., Stage]]] = {
-    "demosaic": {
-        "none": functools.partial(_of_any_array, cfa.spread),
-        "bilinear": functools.partial(_of_bayer, demosaic.bilinear),
-        "malvar2004": functools.partial(_of_bayer, demosaic.malvar2004),
-        "menon2007": _menon2007,
-        "normalized": _normalized,
-        "binned": functools.partial(_of_any_array, demosaic.binned),
-    },
-    "sharpen": {
-        "none": lambda: Stage("sharpen", steps.unchanged),
-        "sharpening_filter": _sharpening_filter,
-        "unsharp_masking": functools.partial(_unsharp, sharpen.unsharp_masking),
-        "unsharp_masking_vertical": functools.partial(_unsharp, sharpen.unsharp_masking_vertical),
-    },
-    "denoise": {
-        "none": lambda: Stage("denoise", steps.unchanged),
-        "gaussian_denoising": functools.partial(_smoothing, denoise.gaussian_denoising, sigma=0.5),
-        "median_denoising": _median_denoising,
-        "fft_denoising": _fft_denoising,
-        "tv_chambolle": _tv_chambolle,
-        "tv_bregman": _tv_bregman,
-        "bilateral": _bilateral,
-        "chroma_denoising": functools.partial(_smoothing, denoise.chroma_denoising, sigma=1.5),
-        "nlm_denoising": _nlm_denoising,
-    },
-}
+tv_chambolle, tv_bregman = (
+    _offered("denoise")(_declared(function, check=checks.check_total_variation, weight=_STRENGTH))
+    for function in (denoise.tv_chambolle, denoise.tv_bregman)
+)
+# It rounds as scikit-image does.
+bilateral = _offered("denoise", size=None)(
+    _declared(denoise.bilateral, check=_of_sigmas, sigma_spatial=_PIXELS, sigma_color=_STRENGTH, bins=10000)
+)
+chroma_denoising = _offered("denoise", size=None)(
+    _declared(denoise.chroma_denoising, {"sigma": "chroma_sigma"}, check=_of_sigma, sigma=_PIXELS)
+)
+nlm_denoising = _offered("denoise")(_declared(denoise.nlm_denoising, check=checks.check_patches, strength=_STRENGTH))

@@ -24,7 +24,7 @@ def srgb(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch hei
         array([[[0.0129, 0.5   , 1.    ]]], dtype=float32)
     """
     check_image(rgb)
-    return xla.apart(_srgb)(rgb)
+    return xla.unfused(_srgb)(rgb)
 
 
 def _srgb(light: Array) -> Array:
@@ -38,7 +38,7 @@ def _srgb(light: Array) -> Array:
 def contrast(
     rgb: Float[Array, "*batch height width 3"], amount: Scalar, pivot: Scalar = 0.5
 ) -> Float[Array, "*batch height width 3"]:
-    """Stretches all values away from a pivot: pivot + amount * (rgb - pivot).
+    """Stretches all values away from a pivot: pivot + amount * (rgb - pivot). Nothing is clipped.
 
     Args:
         rgb: Images `(..., H, W, 3)`, usually after a tone curve.
@@ -60,7 +60,7 @@ def curve(
     segment continue beyond [0, 1].
 
     Args:
-        rises: The logarithms of the segments' rises, up to a common constant.
+        rises: The logarithms of the segments' rises, up to a common constant; a ValueError refuses all but vectors.
 
     Example:
         The lower half of the range takes up three quarters of it.
@@ -75,7 +75,7 @@ def curve(
     if rises.ndim != 1 or not rises.size:
         raise ValueError(f"rises must have shape (segments,), got {rises.shape}")
     # Inside the unit, XLA would compute the rises for each value.
-    return xla.apart(_segments)(rgb, jax.nn.softmax(jnp.asarray(rises, rgb.dtype)))
+    return xla.unfused(_segments)(rgb, jax.nn.softmax(jnp.asarray(rises, rgb.dtype)))
 
 
 def _segments(values: Array, rises: Array) -> Array:
@@ -118,9 +118,13 @@ def local_tone_map(
         strength: The fraction of the base's contrast to remove: 0 for none, 1 for all.
         detail: The factor for the detail's contrast; 1 keeps it.
         smoothness: The variance of the logarithm, positive, above which an edge belongs to the base.
-        cell: The side of a cell in pixels.
+        size: The side of the windows in cells, odd.
+        cell: The side of a cell in pixels, at least 1.
         floor: The luminance, positive, that is added before the logarithm. It limits the brightening of black areas to
             a factor of `floor ** -strength`.
+
+    Raises:
+        ValueError: `smoothness`, `cell` or `floor` is not positive, or `size` is not odd.
 
     Example:
         A dark scene, 1/100 as bright as the sky beside it, becomes 1/25 as bright.
@@ -145,9 +149,9 @@ def _local_tone_map(
     *batch, height, width, _ = rgb.shape
     channels = planes.split(rgb)
     luminance = stencil.total(weight * plane for weight, plane in zip(LUMINANCE, channels, strict=True))
-    logarithm = xla.apart_with(_logarithm, floor)(luminance.reshape(-1, height, width))
+    logarithm = xla.unfused_with(_logarithm, floor)(luminance.reshape(-1, height, width))
     slope, intercept = _lines(logarithm, smoothness, size, cell)
-    factor = xla.apart_with(_factor, cell)
+    factor = xla.unfused_with(_factor, cell)
     factors = factor(logarithm, slope, intercept, jnp.asarray(strength), jnp.asarray(detail))
     factors = factors.reshape(*batch, height, width)
     return jnp.stack([plane * factors for plane in channels], -1)
@@ -159,7 +163,7 @@ def _logarithm(floor: float, luminance: Array) -> Array:
 
 def _lines(guide: Array, smoothness: float, size: int, cell: int) -> tuple[Array, Array]:
     """Computes the mean slope and intercept of the windows around each cell, interpolated along rows."""
-    cells = xla.apart_with(_cell_means, cell)(guide)
+    cells = xla.unfused_with(_cell_means, cell)(guide)
     mean, square = _window_means(cells, size), _window_means(cells * cells, size)
 
     def line(mean: Array, square: Array) -> tuple[Array, Array]:
@@ -167,9 +171,9 @@ def _lines(guide: Array, smoothness: float, size: int, cell: int) -> tuple[Array
         slope = variance / (variance + smoothness)
         return slope, (1 - slope) * mean
 
-    slope, intercept = xla.apart(line)(mean, square)
+    slope, intercept = xla.unfused(line)(mean, square)
     width = guide.shape[-1]
-    stretch = xla.apart_with(_stretched, cell, width)
+    stretch = xla.unfused_with(_stretched, cell, width)
     return stretch(_window_means(slope, size)), stretch(_window_means(intercept, size))
 
 

@@ -13,7 +13,7 @@ from isp.camera import Camera
 
 
 def check_invertible(camera: Camera) -> None:
-    """Checks that the camera's color matrix can be inverted in float32."""
+    """Raises a ValueError unless the camera's color matrix can be inverted in float32."""
     if np.linalg.cond(np.array(camera.color_matrix)) > 1 / np.finfo(np.float32).eps:
         raise ValueError(f"color_matrix must have an inverse, got the singular {camera.color_matrix}")
 
@@ -22,7 +22,8 @@ def check_invertible(camera: Camera) -> None:
 def to_camera(rgb: Float[Array, "*batch height width 3"], camera: Camera) -> Float[Array, "*batch height width 3"]:
     """Converts linear sRGB to linear camera RGB: undoes the color matrix and the white balance.
 
-    Colors outside the camera's gamut are negative, since nothing is clipped.
+    Colors outside the camera's gamut are negative, since nothing is clipped. A matrix without an inverse in float32
+    raises a ValueError.
     """
     check_invertible(camera)
     # Matrices of half precision cannot be inverted.
@@ -52,7 +53,8 @@ def unprocess(
 
     Returns:
         The raw images `(..., H, W)`. Nothing is clipped: bright colors may exceed the white level of 1 (where a gain is
-        1, white exceeds it by the black level), and colors outside the camera's gamut may lie below black.
+        1, white exceeds it by the black level), and colors outside the camera's gamut may lie below black. A color
+        matrix without an inverse in float32 raises a ValueError.
 
     Example:
         >>> camera = isp.CAMERAS["drone"]

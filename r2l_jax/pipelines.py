@@ -191,8 +191,7 @@ def _binned(named: NamedPipeline, camera: isp.Camera) -> isp.Pipeline:
     pipeline = dataclasses.replace(named, half_size=False, meter=None)(camera)
     if not any(stage.name == "demosaic" and not stage.parameters for stage in pipeline.stages):
         raise InputError(f"`half_size` needs a pipeline with a stage demosaic without parameters, got {named.name}")
-    options = {"pattern": camera.pattern}
-    return pipeline.replaced("demosaic", isp.Stage("demosaic", isp.demosaic.binned, options=options))
+    return pipeline.replaced("demosaic", isp.stages.binned(camera.pattern, name="demosaic"))
 
 
 def _from_file(name: str, argument: str) -> NamedPipeline:

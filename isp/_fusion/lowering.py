@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from isp import cfa, color, demosaic, denoise, repair, sharpen, tone
 from isp._fusion import steps
-from isp._kernels import menon, neighbors, turns
+from isp._kernels import menon, neighbors, tiling
 from isp.stage import DISTANCE, Stage
 
 # Patches of an image start at multiples of this, which keeps the tiles of all real color filter arrays whole.
@@ -33,12 +33,12 @@ def compute(stages: Sequence[Stage], parameters: Mapping[str, Array], mosaics: A
             used = {name: parameters[name] for work in works for stage in work for name in stage.parameters}
             if is_local:
                 distance = sum(_distance(work, parameters) or 0 for work in works)
-                image = turns.by_patches(run, used, image, distance, PERIOD)
+                image = tiling.by_patches(run, used, image, distance, PERIOD)
             else:
                 image = run(used, image)
         return image
 
-    return turns.each_image(process, mosaics)
+    return tiling.each_image(process, mosaics)
 
 
 def distance(stage: Stage, parameters: Mapping[str, Array]) -> int | None:
@@ -100,10 +100,10 @@ _TOGETHER: dict[tuple[Hashable, ...], Callable[..., Array]] = {
     (
         (sharpen.sharpening_filter, 1),
         (denoise.filter_luma, 1),
-        (steps.clip, 0, "low"),
+        (steps.clip, 0, "high", "low"),
         (color.gamma_correct, 1),
     ): steps.filter_clip_and_correct,
-    ((steps.clip, 0, "low"), (color.gamma_correct, 1)): steps.clip_and_correct,
+    ((steps.clip, 0, "high", "low"), (color.gamma_correct, 1)): steps.clip_and_correct,
 }
 
 

@@ -108,7 +108,7 @@ def _filtered_backward(residuals: tuple[Array, ...], gradient: Array) -> tuple[A
     return of_mosaic, of_black, of_kernels
 
 
-_filtered = with_gradient(_filtered_above_black, _filtered_forward, _filtered_backward)
+_filtered = with_gradient(_filtered_above_black, _filtered_backward, forward=_filtered_forward)
 
 
 def filter_luma_twice(rgb: Array, first: Array, second: Array) -> Array:
@@ -120,14 +120,14 @@ def _filtered_twice(luma: Array, first: Array, second: Array) -> Array:
     return stencil.correlate(stencil.correlate(luma, first, "zero"), second, "mirror")
 
 
-def filter_clip_and_correct(rgb: Array, first: Array, second: Array, gamma: Array, low: float) -> Array:
+def filter_clip_and_correct(rgb: Array, first: Array, second: Array, gamma: Array, low: float, high: float) -> Array:
     """Computes `filter_luma_twice` and `clip_and_correct`; the change of luma is added in the pass of the curve."""
     channels, luma = color.split_luma(rgb)
     lumas = luma, _filtered_twice(luma, first, second)
-    return jnp.stack(powers.clipped_roots(channels, gamma, low, lumas), -1)
+    return jnp.stack(powers.clipped_roots(low, high, channels, gamma, lumas), -1)
 
 
-def clip_and_correct(rgb: Array, gamma: Array, low: float) -> Array:
+def clip_and_correct(rgb: Array, gamma: Array, low: float, high: float) -> Array:
     """Computes `clip` and `color.gamma_correct` in one pass, with the channels apart."""
     check_image(rgb)
-    return jnp.stack(powers.clipped_roots(planes.split(rgb), gamma, low), -1)
+    return jnp.stack(powers.clipped_roots(low, high, planes.split(rgb), gamma, None), -1)

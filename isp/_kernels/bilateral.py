@@ -55,19 +55,6 @@ def bilateral_filter(
     return jnp.stack([jnp.where(constant, rgb[..., c], mean + black) for c, mean in enumerate(means)], -1).astype(dtype)
 
 
-def _weighted_means(
-    size: int,
-    centered: bool,
-    planes: tuple[Array, ...],
-    spatial_rate: Array,
-    color_rate: Array,
-    rounding: Rounding | None,
-) -> tuple[Array, ...]:
-    """Computes means weighted by exp(-rate * distance^2) in space and in color; `rounding` bins color distances."""
-    means, _ = _forward(size, centered, planes, spatial_rate, color_rate, rounding)
-    return means
-
-
 def _forward(
     size: int,
     centered: bool,
@@ -76,9 +63,10 @@ def _forward(
     color_rate: Array,
     rounding: Rounding | None,
 ) -> tuple[tuple[Array, ...], _Residuals]:
+    """Computes means weighted by exp(-rate * distance^2) in space and in color; `rounding` bins color distances."""
     padded = tuple(padding.pad(plane, size // 2, size // 2, "zero") for plane in planes)
-    color_weights = xla.apart_with(_color_weights, size)(padded, color_rate, rounding)
-    means, total = xla.apart_with(_means, size, centered)(padded, color_weights, spatial_rate)
+    color_weights = xla.unfused_with(_color_weights, size)(padded, color_rate, rounding)
+    means, total = xla.unfused_with(_means, size, centered)(padded, color_weights, spatial_rate)
     return means, _Residuals(padded, means, total, spatial_rate, color_rate, rounding)
 
 
@@ -93,8 +81,8 @@ def _backward(
     scaled = _scaled(gradients, means, total)
     scaled = tuple(padding.pad(plane, size // 2, size // 2, "zero") for plane in scaled)
     # The gradient ignores the rounding, whose derivative is 0 almost everywhere.
-    color_weights = xla.apart_with(_color_weights, size)(padded, color_rate, None)
-    planes_gradient, spatial_gradient, color_gradient = xla.apart_with(_gathered, size, centered)(
+    color_weights = xla.unfused_with(_color_weights, size)(padded, color_rate, None)
+    planes_gradient, spatial_gradient, color_gradient = xla.unfused_with(_gathered, size, centered)(
         padded, color_weights, scaled, spatial_rate, color_rate
     )
     color_gradient = color_gradient.sum((-2, -1), keepdims=True)
@@ -110,7 +98,7 @@ def _means(
     return tuple(_dot(weights, padding.windows(plane, size)) / total for plane in padded), total
 
 
-@xla.apart
+@xla.unfused
 def _scaled(gradients: tuple[Array, ...], means: tuple[Array, ...], total: Array) -> tuple[Array, ...]:
     """Computes a for each channel, and a.m."""
     scaled = tuple(gradient / total for gradient in gradients)
@@ -147,7 +135,7 @@ def _gathered(
     return tuple(gradients), spatial_gradient, color_gradient
 
 
-_window_means = with_gradient(_weighted_means, _forward, _backward, static_argnums=(0, 1))
+_window_means = with_gradient(lambda *args: _forward(*args)[0], _backward, static_argnums=(0, 1), forward=_forward)
 
 
 def _squared_distances(size: int, centered: bool) -> list[int]:

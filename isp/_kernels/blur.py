@@ -46,7 +46,7 @@ def lost_noise(white: Array, variance: Array) -> Array:
     rows, columns = (_rates(side, white.dtype) for side in white.shape[-2:])
 
     # A separate unit: fused with the noise, it would be computed for each site.
-    @xla.apart
+    @xla.unfused
     def amplitude(variance: Array) -> Array:
         share = -jnp.expm1(-2 * variance * (rows[:, None] + columns))
         # A root has no finite slope at 0.

@@ -36,29 +36,14 @@ def iterate(step: Step, stop: Stop, state: State, parameters: Parameters, max_it
     return _iterate(step, stop, max_iterations, state, parameters)
 
 
-def _run(step: Step, stop: Stop, max_iterations: int, state: State, parameters: Parameters) -> State:
-    return _each(_last_state, step, stop, max_iterations)(state, parameters)
+def _one_by_one(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Makes a function of steps, rules and arrays that `vmap` calls for one problem at a time on a CPU."""
 
+    def call(step: Step, stop: Stop, max_iterations: int, *arrays: PyTree) -> Result:
+        bound = functools.partial(function, step, stop, max_iterations)
+        return (sequential_vmap(bound) if is_fast_on_cpu() else bound)(*arrays)
 
-def _forward(
-    step: Step, stop: Stop, max_iterations: int, state: State, parameters: Parameters
-) -> tuple[State, tuple[State, Parameters]]:
-    return _iterate(step, stop, max_iterations, state, parameters), (state, parameters)
-
-
-def _backward(
-    step: Step, stop: Stop, max_iterations: int, residuals: tuple[State, Parameters], cotangent: State
-) -> tuple[State, Parameters]:
-    return _each(_gradient, step, stop, max_iterations)(*residuals, cotangent)
-
-
-_iterate = with_gradient(_run, _forward, _backward, static_argnums=(0, 1, 2))
-
-
-def _each(function: Callable[..., Result], *static: object) -> Callable[..., Result]:
-    """Binds the static arguments of a function of arrays; on a CPU, `vmap` then calls it for one problem at a time."""
-    function = functools.partial(function, *static)
-    return sequential_vmap(function) if is_fast_on_cpu() else function
+    return call
 
 
 class _Progress(NamedTuple):
@@ -96,13 +81,14 @@ def _last_state(step: Step, stop: Stop, max_iterations: int, state: State, param
 
 
 def _gradient(
-    step: Step, stop: Stop, max_iterations: int, state: State, parameters: Parameters, cotangent: State
+    step: Step, stop: Stop, max_iterations: int, residuals: tuple[State, Parameters], cotangent: State
 ) -> tuple[State, Parameters]:
     """Computes the cotangents of the initial state and of the parameters.
 
     Runs all steps again and keeps the first state of every segment of sqrt(max_iterations) steps. Then, from the last
     segment to the first, runs the segment once more, keeps all of its states, and steps backwards through it.
     """
+    state, parameters = residuals
     length = max(1, math.isqrt(max_iterations))
     segments = max(1, -(-max_iterations // length))
 
@@ -139,6 +125,9 @@ def _gradient(
 
     zeros = jax.tree.map(jnp.zeros_like, parameters)
     return lax.while_loop(lambda carry: carry[0] > 0, previous_segment, (progress.steps, cotangent, zeros))[1:]
+
+
+_iterate = with_gradient(_one_by_one(_last_state), _one_by_one(_gradient), static_argnums=(0, 1, 2))
 
 
 def _buffer(state: State, length: int) -> State:

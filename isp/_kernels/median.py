@@ -18,7 +18,7 @@ def window_median(plane: Array, size: int) -> Array:
 
 def _network(size: int, plane: Array) -> Array:
     radius = size // 2
-    return xla.apart_with(_medians, size)(padding.pad(plane, radius, radius, "symmetric"))
+    return xla.unfused_with(_medians, size)(padding.pad(plane, radius, radius, "symmetric"))
 
 
 def _forward(size: int, plane: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -30,13 +30,13 @@ def _backward(size: int, residuals: tuple[Array, Array], gradient: Array) -> tup
     """Computes the gradient by comparing with the median again; JAX would store the result of each comparison."""
     plane, medians = residuals
     pad = functools.partial(padding.pad, rows=size // 2, cols=size // 2, border="symmetric")
-    shares = xla.apart_with(_shares, size)(pad(plane), medians, gradient)
+    shares = xla.unfused_with(_shares, size)(pad(plane), medians, gradient)
     # A window that reaches over the border sees the pixels near it more than once. Its reflection is a window around a
     # position beyond the border, so collecting from the reflected windows as well counts these pixels as often.
-    return (xla.apart_with(_collected, size)(plane, pad(medians), pad(shares)),)
+    return (xla.unfused_with(_collected, size)(plane, pad(medians), pad(shares)),)
 
 
-_median = with_gradient(_network, _forward, _backward, static_argnums=(0,))
+_median = with_gradient(_network, _backward, static_argnums=(0,), forward=_forward)
 
 
 def _shares(size: int, padded: padding.Padded, medians: Array, gradient: Array) -> Array:

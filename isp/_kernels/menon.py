@@ -27,7 +27,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from isp._kernels import padding, stencil
-from isp._kernels.xla import apart, apart_with, with_gradient
+from isp._kernels.xla import unfused, unfused_with, with_gradient
 
 # How many rows or columns away a site can influence the result.
 REACH = 8
@@ -49,10 +49,6 @@ def demosaic(
     """Demosaics a mosaic with the channels of a Bayer tile; see `isp.demosaic.menon2007`."""
     colors = tuple(map(tuple, tile.tolist()))
     return _demosaic(raw.reshape(-1, *raw.shape[-2:]), colors, refine).reshape(*raw.shape, 3)
-
-
-def _interpolate(raw: Array, colors: Colors, refine: bool) -> Array:
-    return _forward(raw, colors, refine)[0]
 
 
 def _forward(raw: Array, colors: Colors, refine: bool) -> tuple[Array, Array]:
@@ -117,12 +113,12 @@ def _forward(raw: Array, colors: Colors, refine: bool) -> tuple[Array, Array]:
         return stencil.woven([[channels((y, x)) for x in range(2)] for y in range(2)])
 
     # Six sites are read; eight are copied as one block.
-    in_row, in_col = apart(interpolate)(_mirror(raw, 8))
-    decided = apart(decide)(*apart(change)(in_row, in_col))
-    horizontal = apart_with(_with_mirrored_tiles, 2)(decided)
-    unrefined = apart(choose)(in_row, in_col, horizontal)
-    refined = apart(smooth)(unrefined, horizontal) if refine else unrefined
-    image = apart(combine)(raw, unrefined, refined, horizontal)
+    in_row, in_col = unfused(interpolate)(_mirror(raw, 8))
+    decided = unfused(decide)(*unfused(change)(in_row, in_col))
+    horizontal = unfused_with(_with_mirrored_tiles, 2)(decided)
+    unrefined = unfused(choose)(in_row, in_col, horizontal)
+    refined = unfused(smooth)(unrefined, horizontal) if refine else unrefined
+    image = unfused(combine)(raw, unrefined, refined, horizontal)
     nowhere = jnp.zeros_like(decided[sites[0]])
     return image, stencil.woven([[decided.get((y, x), nowhere) for x in range(2)] for y in range(2)])
 
@@ -161,15 +157,15 @@ def _backward(colors: Colors, refine: bool, horizontal: Array, gradient: Array) 
         return (raw + _difference(sites(0, 0), near, far)) * row_weights * col_weights
 
     directions = _mirror(horizontal, 2)
-    of_row, green, of_col = apart(split)(gradient)
-    raw, difference, opposite = apart(combine)(_mirror(of_row, 2), green, _mirror(of_col, 2), directions)
+    of_row, green, of_col = unfused(split)(gradient)
+    raw, difference, opposite = unfused(combine)(_mirror(of_row, 2), green, _mirror(of_col, 2), directions)
     if refine:
-        difference = apart(smooth)(_mirror(difference, 2), directions, opposite)
+        difference = unfused(smooth)(_mirror(difference, 2), directions, opposite)
     difference = _by_site(colored, difference, 0)
-    return (apart(differentiate)(raw, _mirror(difference, 2), directions),)
+    return (unfused(differentiate)(raw, _mirror(difference, 2), directions),)
 
 
-_demosaic = with_gradient(_interpolate, _forward, _backward, static_argnums=(1, 2))
+_demosaic = with_gradient(lambda *args: _forward(*args)[0], _backward, static_argnums=(1, 2), forward=_forward)
 
 
 def _tile(colors: Colors) -> tuple[Bool[np.ndarray, "2 2"], Bool[np.ndarray, "2 1"]]:

@@ -42,23 +42,17 @@ def _unless_finite(tile: Tile, raw: Array) -> Array:
     return _filled(tile, raw) if is_plain() else jax.lax.cond(_is_finite(raw), lambda: raw, lambda: _filled(tile, raw))
 
 
-def _backward_unless_finite(tile: Tile, raw: Array, gradient: Array) -> tuple[Array]:
+def _backward_unless_finite(tile: Tile, residuals: tuple[Array], gradient: Array) -> tuple[Array]:
     """Computes the gradient by branching again; JAX would keep the intermediate results of both sides."""
-    return (
-        jax.lax.cond(
-            _is_finite(raw),
-            lambda: gradient,
-            lambda: jax.vjp(functools.partial(_filled, tile), raw)[1](gradient)[0],
-        ),
-    )
+    (raw,) = residuals
+
+    def of_filled() -> Array:
+        return jax.vjp(functools.partial(_filled, tile), raw)[1](gradient)[0]
+
+    return (jax.lax.cond(_is_finite(raw), lambda: gradient, of_filled),)
 
 
-_with_finite = with_gradient(
-    _unless_finite,
-    lambda tile, raw: (_with_finite(tile, raw), raw),
-    _backward_unless_finite,
-    static_argnums=(0,),
-)
+_with_finite = with_gradient(_unless_finite, _backward_unless_finite, static_argnums=(0,))
 
 
 def _filled(tile: Tile, raw: Array) -> Array:
@@ -138,15 +132,12 @@ def _compute(tile: Tile, statistic: Statistic, raw: Array) -> Array:
         return statistic.combine(first, second, planes)
 
     planes = raw.reshape(-1, *raw.shape[-2:])
-    return xla.apart(compute)(_padded(tile, statistic.fewest, planes), planes).reshape(raw.shape)
+    return xla.unfused(compute)(_padded(tile, statistic.fewest, planes), planes).reshape(raw.shape)
 
 
-def _forward(tile: Tile, statistic: Statistic, raw: Array) -> tuple[Array, Array]:
-    return _compute(tile, statistic, raw), raw
-
-
-def _backward(tile: Tile, statistic: Statistic, raw: Array, gradient: Array) -> tuple[Array]:
+def _backward(tile: Tile, statistic: Statistic, residuals: tuple[Array], gradient: Array) -> tuple[Array]:
     """Computes the gradient by comparing with the two values again; JAX would keep each comparison."""
+    (raw,) = residuals
     fewest, reach = statistic.fewest, _reach(tile, statistic.fewest)
     planes = raw.reshape(-1, *raw.shape[-2:])
 
@@ -175,15 +166,15 @@ def _backward(tile: Tile, statistic: Statistic, raw: Array, gradient: Array) -> 
         return collected
 
     padded = _padded(tile, fewest, planes)
-    values = xla.apart_with(_sorted, tile, statistic)(padded)
-    own, *shares = xla.apart(divide)(padded, values, planes, gradient.reshape(planes.shape))
+    values = xla.unfused_with(_sorted, tile, statistic)(padded)
+    own, *shares = xla.unfused(divide)(padded, values, planes, gradient.reshape(planes.shape))
     # The sites that see a padded site lie up to `reach` away, and the padding already reaches that far.
     around = functools.partial(padding.pad, rows=2 * reach, cols=2 * reach, border="zero")
-    collected = xla.apart(collect)(padded, tuple(map(around, values)), tuple(map(around, shares)))
+    collected = xla.unfused(collect)(padded, tuple(map(around, values)), tuple(map(around, shares)))
     return ((own + _unpadded(tile, fewest, collected, planes)).reshape(raw.shape),)
 
 
-_statistic = with_gradient(_compute, _forward, _backward, static_argnums=(0, 1))
+_statistic = with_gradient(_compute, _backward, static_argnums=(0, 1))
 
 
 def _sorted(tile: Tile, statistic: Statistic, padded: Array) -> tuple[Array, ...]:
@@ -225,13 +216,13 @@ def _select(mask: np.ndarray, chosen: Array, other: Array) -> Array:
 
 
 def _padded(tile: Tile, fewest: int, planes: Array) -> Array:
-    return xla.apart_with(_extended, tile, fewest)(planes)
+    return xla.unfused_with(_extended, tile, fewest)(planes)
 
 
 def _unpadded(tile: Tile, fewest: int, padded: Array, planes: Array) -> Array:
     """Applies the transpose of `_padded`, which adds the values beyond the border to the sites that they repeat."""
     transpose = jax.linear_transpose(functools.partial(_extended, tile, fewest), planes)
-    return xla.apart(lambda padded: transpose(padded)[0])(padded)
+    return xla.unfused(lambda padded: transpose(padded)[0])(padded)
 
 
 def _extended(tile: Tile, fewest: int, planes: Array) -> Array:

@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Shaped
 
-from isp._kernels.xla import apart_with, is_fast_on_cpu, is_plain
+from isp._kernels.xla import is_fast_on_cpu, is_plain, unfused_with
 
 # "mirror" reflects about the outermost pixel (row -1 is row 1), which keeps a mosaic's colors in place. "symmetric"
 # repeats the outermost pixel (row -1 is row 0), which is the default of SciPy's filters.
@@ -56,8 +56,8 @@ def pad(plane: Shaped[Array, "*batch height width"], rows: int, cols: int, borde
     block = math.gcd(width, _BLOCK)
     margin = -(-cols // block) * block
     if not is_fast_on_cpu() or height <= rows or width <= margin:
-        return Padded(apart_with(_extended, rows, cols, border)(plane), 0)
-    in_blocks = apart_with(_in_blocks, rows, margin, block, border)(plane)
+        return Padded(unfused_with(_extended, rows, cols, border)(plane), 0)
+    in_blocks = unfused_with(_in_blocks, rows, margin, block, border)(plane)
     # Within the unit, XLA would fuse this with the writing of the border, and copy the plane for that.
     return Padded(in_blocks.reshape(*in_blocks.shape[:-2], width + 2 * margin), margin - cols)
 
@@ -66,7 +66,7 @@ def unpad(
     padded: Shaped[Array, "*batch padded_height padded_width"], rows: int, cols: int, border: Border
 ) -> Shaped[Array, "*batch height width"]:
     """Applies the transpose of `pad`, which adds the values beyond the border to the pixels that they repeat."""
-    return apart_with(_transposed, rows, cols, border)(padded)
+    return unfused_with(_transposed, rows, cols, border)(padded)
 
 
 def windows(padded: Padded, size: int) -> list[Array]:

@@ -23,7 +23,7 @@ def rows_of_sites(by_site: Float[Array, "rows cols"], height: int, width: int) -
         return jnp.tile(by_site, (-(-count // rows), -(-width // cols)))[:count, :width]
 
     # A separate unit, because XLA would otherwise look up the value of each site of the mosaic.
-    return xla.apart(repeated)(by_site)
+    return xla.unfused(repeated)(by_site)
 
 
 def squared_radii(height: int, width: int, dtype: jnp.dtype) -> tuple[Array, Array]:

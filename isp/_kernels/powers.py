@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from isp._kernels.xla import apart_with, is_fast_on_cpu, with_gradient
+from isp._kernels.xla import is_fast_on_cpu, unfused_with, with_gradient
 
 # The luma of an image, and the luma that replaces it.
 Lumas = tuple[Array, Array]
@@ -46,30 +46,25 @@ def root(light: Array, gamma: Array | float) -> Array:
     return jnp.where(dark, 0, exp2(log2(jnp.where(dark, 1, light)) * (1 / gamma)))
 
 
-def clipped_roots(planes: tuple[Array, ...], gamma: Array, low: float, lumas: Lumas | None = None) -> tuple[Array, ...]:
-    """Clips planes to [low, 1] and applies `root`, after replacing the luma; the gradient computes the powers again."""
-    return _clipped_roots(low, planes, gamma, lumas)
-
-
-def _roots(low: float, planes: tuple[Array, ...], gamma: Array, lumas: Lumas | None) -> tuple[Array, ...]:
+def _roots(low: float, high: float, planes: tuple[Array, ...], gamma: Array, lumas: Lumas | None) -> tuple[Array, ...]:
     if lumas is not None:
         old, new = lumas
         planes = tuple(plane + (new - old) for plane in planes)
-    lights = [jnp.clip(plane, low, 1) for plane in planes]
+    lights = [jnp.clip(plane, low, high) for plane in planes]
     if low > 0:  # Then no value is dark.
         return tuple(exp2(log2(light) * (1 / gamma)) for light in lights)
     return tuple(root(light, gamma) for light in lights)
 
 
-def _pull_back(low: float, arguments: tuple, gradients: tuple[Array, ...]) -> tuple:
-    return jax.vjp(functools.partial(_roots, low), *arguments)[1](gradients)
+def _pull_back(low: float, high: float, arguments: tuple, gradients: tuple[Array, ...]) -> tuple:
+    return jax.vjp(functools.partial(_roots, low, high), *arguments)[1](gradients)
 
 
-_clipped_roots = with_gradient(
-    lambda low, *arrays: apart_with(_roots, low)(*arrays),
-    lambda low, *arrays: (_clipped_roots(low, *arrays), arrays),
-    lambda low, arrays, gradients: apart_with(_pull_back, low)(arrays, gradients),
-    static_argnums=(0,),
+# Replaces the luma of planes, clips to [low, high] and applies `root`; the gradient computes the powers again.
+clipped_roots = with_gradient(
+    lambda low, high, *arrays: unfused_with(_roots, low, high)(*arrays),
+    lambda low, high, *arrays: unfused_with(_pull_back, low, high)(*arrays),
+    static_argnums=(0, 1),
 )
 
 

@@ -22,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from isp._kernels.padding import Border, Padded, extended, pad, unpad, window
-from isp._kernels.xla import apart, apart_with, is_plain, with_gradient
+from isp._kernels.xla import is_plain, unfused, unfused_with, with_gradient
 
 # Output channel, input channel, row and column of a weight in its kernel, and row and column of the site in its tile.
 Tap = tuple[int, ...]
@@ -47,22 +47,20 @@ def total(terms: Iterable[Array]) -> Array:
 def correlate(
     image: Float[Array, "*batch height width"], kernel: Float[Array | np.ndarray, "rows cols"], border: Border
 ) -> Float[Array, "*batch height width"]:
-    """Cross-correlates the last two axes with a kernel of odd sides; the result keeps the size.
+    """Cross-correlates the last two axes with a kernel; the result keeps the size.
 
     out[y, x] = sum_ij kernel[i, j] * image[y + i - rows // 2, x + j - cols // 2].
+
+    Args:
+        kernel: The weights `(rows, cols)` with odd sides, which can be learned.
+        border: What lies beyond the border: "zero"; "mirror", where row -1 is row 1, which keeps a mosaic's colors in
+            place; or "symmetric", where row -1 is row 0, the default of SciPy's filters.
+
+    Raises:
+        ValueError: A side of the kernel is even.
     """
     (out,) = correlate_planes((image,), kernel[None, None, :, :, None, None], border)
     return out
-
-
-def correlate_channels(
-    image: Float[Array, "*batch height width channels"],
-    kernel: Float[Array | np.ndarray, "out channels rows cols"],
-    border: Border,
-) -> Float[Array, "*batch height width out"]:
-    """Cross-correlates each channel with one kernel per output channel, and sums over the input channels."""
-    planes = tuple(image[..., channel] for channel in range(image.shape[-1]))
-    return jnp.stack(correlate_planes(planes, kernel[..., None, None], border), -1)
 
 
 def correlate_mosaic(
@@ -87,11 +85,11 @@ def correlate_mosaic(
     def interleaved(raw: Array) -> Array:
         return _interleaved(raw, kernels, border, finish)
 
-    def gradient_in_planes(raw: Array, gradient: Array) -> tuple[Array]:
+    def gradient_in_planes(residuals: tuple[Array], gradient: Array) -> tuple[Array]:
         # The gradient of the same formula in planes is a stencil again.
-        return jax.vjp(in_planes, raw)[1](gradient)
+        return jax.vjp(in_planes, *residuals)[1](gradient)
 
-    return with_gradient(interleaved, lambda raw: (interleaved(raw), raw), gradient_in_planes)(raw)
+    return with_gradient(interleaved, gradient_in_planes)(raw)
 
 
 def _interleaved(raw: Array, kernels: np.ndarray, border: Border, finish: Callable[[Array], Array]) -> Array:
@@ -105,7 +103,7 @@ def _interleaved(raw: Array, kernels: np.ndarray, border: Border, finish: Callab
         tile = [[jnp.stack(of_site, -1) for of_site in zip(*row, strict=True)] for row in zip(*channels, strict=True)]
         return finish(woven(tile).reshape(*raw.shape, len(kernels)))
 
-    return apart(formula)(pad(raw.reshape(-1, *raw.shape[-2:]), rows // 2, cols // 2, border))
+    return unfused(formula)(pad(raw.reshape(-1, *raw.shape[-2:]), rows // 2, cols // 2, border))
 
 
 def correlate_planes(
@@ -126,7 +124,7 @@ def correlate_planes(
     if rows % 2 == 0 or cols % 2 == 0:
         raise ValueError(f"a kernel must have odd sides, got {rows}x{cols}")
     taps = _taps_of(kernels)
-    flat = tuple(_flat(plane.astype(dtype)) for plane in planes)
+    flat = tuple(plane.astype(dtype).reshape(-1, *plane.shape[-2:]) for plane in planes)
     if is_plain():
         results = _convolve(flat, jnp.asarray(kernels, dtype), border)
     else:
@@ -166,22 +164,12 @@ def _convolved(inputs: Array, kernels: Array, steps: tuple[int, int], margins: t
     return jax.lax.conv_general_dilated(inputs, kernels, steps, padding, precision=jax.lax.Precision.HIGHEST)
 
 
-def _flat(plane: Array) -> Array:
-    return plane.reshape(-1, *plane.shape[-2:])
-
-
 def _weighted_sums(
     planes: tuple[Array, ...], kernels: Array, border: Border, taps: tuple[Tap, ...]
 ) -> tuple[Array, ...]:
     rows, cols = kernels.shape[2:4]
     padded = [pad(plane, rows // 2, cols // 2, border) for plane in planes]
     return _sum_taps(padded, kernels, taps)
-
-
-def _correlate_forward(
-    planes: tuple[Array, ...], kernels: Array, border: Border, taps: tuple[Tap, ...]
-) -> tuple[tuple[Array, ...], tuple[tuple[Array, ...], Array]]:
-    return _correlate(planes, kernels, border, taps), (planes, kernels)
 
 
 def _correlate_backward(
@@ -215,7 +203,7 @@ def _transposed(
     return tuple(unpad(of_plane, rows // 2, cols // 2, border) for of_plane in of_planes)
 
 
-_correlate = with_gradient(_weighted_sums, _correlate_forward, _correlate_backward, static_argnums=(2, 3))
+_correlate = with_gradient(_weighted_sums, _correlate_backward, static_argnums=(2, 3))
 
 
 def _turn(kernels: Array, first_row: int, first_col: int) -> Array:
@@ -237,7 +225,7 @@ def _taps_of(kernels: Array | np.ndarray) -> tuple[Tap, ...]:
 
 def _sum_taps(padded: Sequence[Padded], kernels: Array, taps: tuple[Tap, ...]) -> tuple[Array, ...]:
     """Computes the formula of `correlate_planes`: shifted copies times weights, summed."""
-    return apart_with(_formula, taps)(kernels, *padded)
+    return unfused_with(_formula, taps)(kernels, *padded)
 
 
 def _formula(taps: tuple[Tap, ...], kernels: Array, *padded: Padded) -> tuple[Array, ...]:
@@ -281,7 +269,7 @@ def _correlations(padded: Sequence[Padded], gradients: Sequence[Array], shape: t
     padded, gradients = jax.tree.map(lambda plane: jnp.pad(plane, margins), (padded, gradients))
 
     # In the unit, XLA would fuse the stack with the products of a small kernel, which would take longer.
-    sums = jnp.stack(apart_with(_inner_products, shape[:4], part)(padded, gradients))
+    sums = jnp.stack(unfused_with(_inner_products, shape[:4], part)(padded, gradients))
     # A matrix product sums columns on all cores; XLA:CPU would sum along two axes on one core.
     columns = jnp.tile(jnp.eye(col_period, dtype=sums.dtype), (width // col_period, 1))
     by_column = jnp.matmul(sums.reshape(-1, width), columns, precision="highest")

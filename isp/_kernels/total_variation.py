@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from isp._kernels.checks import Scalar, check_image
 from isp._kernels.iterate import iterate
-from isp._kernels.xla import apart, apart_with, is_plain
+from isp._kernels.xla import is_plain, unfused, unfused_with
 
 # The dual field of `chambolle` (rows, columns) and its image.
 ChambolleState = tuple[tuple[Array, Array], Array]
@@ -51,17 +51,17 @@ def _chambolle_step(state: ChambolleState, parameters: tuple[Array, Array]) -> t
     denoised = _minus_divergence(image, *field)
     slope = _slope(denoised)
     rows, cols = (
-        apart_with(_project, axis)(component, denoised, slope, weight) for axis, component in enumerate(field)
+        unfused_with(_project, axis)(component, denoised, slope, weight) for axis, component in enumerate(field)
     )
     return ((rows, cols), denoised), _energy(image, denoised, slope, weight)
 
 
-@apart
+@unfused
 def _minus_divergence(image: Array, rows: Array, cols: Array) -> Array:
     return image - (rows - _before(rows, 0)) - (cols - _before(cols, 1))
 
 
-@apart
+@unfused
 def _slope(image: Array) -> Array:
     return _length(_difference(image, 0), _difference(image, 1))
 
@@ -70,7 +70,7 @@ def _project(axis: int, component: Array, image: Array, slope: Array, weight: Ar
     return (component - _STEP * _difference(image, axis)) / (1 + _STEP / weight * slope)
 
 
-@apart
+@unfused
 def _energy(image: Array, denoised: Array, slope: Array, weight: Array) -> Array:
     # The minimized energy has half the squared distance; scikit-image's stopping rule uses the full squared distance.
     return jnp.sum((denoised - image) ** 2 + weight * slope)
@@ -127,7 +127,7 @@ def _bregman_step(isotropic: bool, state: BregmanState, parameters: tuple[Array,
     """
     framed, old_sums, old_shares = state
     image, weight = parameters
-    rows, cols = (apart_with(_gradient_plus_b, axis)(framed, old_sums[axis], old_shares[-axis]) for axis in (0, 1))
+    rows, cols = (unfused_with(_gradient_plus_b, axis)(framed, old_sums[axis], old_shares[-axis]) for axis in (0, 1))
     if isotropic:
         shares = (_isotropic_share(rows, cols, weight),)
     else:
@@ -141,17 +141,17 @@ def _gradient_plus_b(axis: int, framed: Array, old_sum: Array, old_share: Array)
     return _neighbor(framed, axis, 1) - _inside(framed) + old_share * old_sum
 
 
-@apart
+@unfused
 def _isotropic_share(rows: Array, cols: Array, weight: Array) -> Array:
     return 1 / (1 + 2 * weight * _length(rows, cols))
 
 
-@apart
+@unfused
 def _anisotropic_share(component: Array, weight: Array) -> Array:
     return 1 / jnp.maximum(1, 2 * weight * jnp.abs(component))
 
 
-@apart
+@unfused
 def _residual(
     image: Array,
     framed: Array,
@@ -172,12 +172,12 @@ def _residual(
     return (image - here) / 2 + laplacian + divergence
 
 
-@apart
+@unfused
 def _add_inside(framed: Array, change: Array) -> Array:
     return framed.at[1:-1, 1:-1].add(change)
 
 
-@apart
+@unfused
 def _root_mean_square(change: Array) -> Array:
     return jnp.sqrt(jnp.mean(change**2))
 
@@ -192,43 +192,30 @@ _OWN = 9 / 2
 
 
 def _solve(residual: Array) -> Array:
-    """Finds the change that, times `_OWN`, equals the residual plus the changes above and to the left."""
-    if is_plain():
-        return _sweep(residual)
-    return lax.custom_linear_solve(
-        lambda change: _OWN * change - _before(change, 0) - _before(change, 1),
-        residual,
-        solve=lambda _, residual: _sweep(residual),
-        transpose_solve=lambda _, residual: _sweep(residual, backwards=True),
-    )
+    """Finds the change that, times `_OWN`, equals the residual plus the changes above and to the left.
 
-
-def _sweep(residual: Array, backwards: bool = False) -> Array:
-    """Solves the system of a sweep by a product of stencils instead of a loop from pixel to pixel.
-
-    With S the sum of the shifts by one down and by one to the right, and a = 2/9, (1 - aS)^-1 is
-    (1 + aS) (1 + a²S²) (1 + a⁴S⁴) (1 + a⁸S⁸) and so on. Sⁿ is a stencil of n + 1 binomial weights along a diagonal.
+    Uses a product of stencils instead of a loop from pixel to pixel. With S the sum of the shifts by one down and by
+    one to the right, and a = 2/9, (1 - aS)^-1 is (1 + aS) (1 + a²S²) (1 + a⁴S⁴) (1 + a⁸S⁸) and so on. Sⁿ is a stencil
+    of n + 1 binomial weights along a diagonal.
     S at most doubles a plane, so k factors leave out (4/9)^(2^k) of the change: 2e-6 for four, 5e-12 for five. The next
     sweep corrects that, so four factors are enough for float32.
     """
     factors = 5 if residual.dtype == jnp.float64 else 4
-    margin = 2**factors - 1
-    margins = (0, margin) if backwards else (margin, 0)
-    change = apart(lambda residual: jnp.pad(residual / _OWN, (margins, margins)))(residual)
+    margins = (2**factors - 1, 0)
+    change = unfused(lambda residual: jnp.pad(residual / _OWN, (margins, margins)))(residual)
     for factor in range(factors):
-        change = apart_with(_add_moved, 2**factor, backwards)(change)
+        change = unfused_with(_add_moved, 2**factor)(change)
     return change
 
 
-def _add_moved(moves: int, backwards: bool, change: Array) -> Array:
+def _add_moved(moves: int, change: Array) -> Array:
     """Adds to the change its copies after `moves` shifts, and drops the margin that they use up."""
     height, width = (size - moves for size in change.shape)
 
     def window(row: int, col: int) -> Array:
         return change[row : row + height, col : col + width]
 
-    stay = 0 if backwards else moves
-    return window(stay, stay) + sum(
+    return window(moves, moves) + sum(
         math.comb(moves, down) / _OWN**moves * window(moves - down, down) for down in range(moves + 1)
     )
 

@@ -46,7 +46,7 @@ def is_fast_on_cpu() -> bool:
     return not is_plain() and jax.default_backend() == "cpu"
 
 
-def apart(function: Callable[P, Result]) -> Callable[P, Result]:
+def unfused(function: Callable[P, Result]) -> Callable[P, Result]:
     """Makes a function of arrays a separate unit on CPUs, which XLA does not fuse with its surroundings.
 
     Operands and results of the unit exist in memory. Its derivatives and its batched versions are such units as well.
@@ -72,20 +72,21 @@ def apart(function: Callable[P, Result]) -> Callable[P, Result]:
 
 
 @functools.cache
-def apart_with(function: Callable[..., Result], *static: Hashable) -> Callable[..., Result]:
-    """Makes a function of static arguments, followed by arrays, a unit as `apart` does, traced once for its shapes."""
-    return apart(functools.partial(function, *static))
+def unfused_with(function: Callable[..., Result], *static: Hashable) -> Callable[..., Result]:
+    """Makes a unit, as `unfused` does, of a function of static arguments and arrays, traced once for its shapes."""
+    return unfused(functools.partial(function, *static))
 
 
 def with_gradient(
     function: Callable[..., Result],
-    forward: Callable[..., tuple[Result, PyTree]],
     backward: Callable[..., tuple[PyTree, ...]],
     static_argnums: Sequence[int] = (),
+    forward: Callable[..., tuple[Result, PyTree]] | None = None,
 ) -> Callable[..., Result]:
     """Gives a function of arrays a reverse-mode derivative; forward mode does not work.
 
-    This is `jax.custom_vjp`, except that the three functions always get JAX arrays, and keep their formulation.
+    This is `jax.custom_vjp`, except that the functions always get JAX arrays, and keep their formulation. Without
+    `forward`, the residuals are the tuple of the arguments that are not static.
     """
 
     def formulated(plainly: bool) -> Callable[..., Result]:
@@ -96,6 +97,8 @@ def with_gradient(
                 return function(*_with_arrays(args, static_argnums))
 
         def primal_and_residuals(*args: PyTree) -> tuple[Result, PyTree]:
+            if forward is None:
+                return differentiable(*args), tuple(arg for i, arg in enumerate(args) if i not in static_argnums)
             with _is_plain(plainly):
                 return forward(*_with_arrays(args, static_argnums))
 

@@ -1,6 +1,6 @@
 """Predicts the boxes of objects in raw files: rows of a table, a COCO JSON file, and pictures."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,6 @@ import numpy as np
 from PIL import Image
 
 from r2l_jax.data.files.remote import Place
-from r2l_jax.errors import InputError, in_words
-from r2l_jax.jobs import Ended
 from r2l_jax.model import pictures as drawing
 from r2l_jax.model.tasks.detection import SHOWN
 from r2l_jax.results.contact_sheet import quantized
@@ -19,38 +17,21 @@ from r2l_jax.training.run import Run
 COLUMNS = ("class", "score", "x1", "y1", "x2", "y2")
 
 
-def detect(decoded: Iterator[Ended], run: Run, pictures: Path | None) -> Iterator[Ended]:
-    """Detects objects in raw images, one by one; yields the size and the boxes of each, or its error.
+def detect(run: Run, folders: Sequence[Path], file: Place, raw: np.ndarray) -> list[Any]:
+    """Detects objects in a raw image with one model: its height, its width, and a row for each object.
 
-    A result is the height, the width, and rows of x1, y1, x2, y2 in pixels of the raw image, the score, and the class.
-
-    Args:
-        decoded: the raw image of each file, or its error.
-        run: one model.
-        pictures: the folder for pictures of the processed images with their boxes, if any.
+    A row is x1, y1, x2, y2 in pixels of the raw image, the score, and the class. Pictures of the processed image with
+    its boxes are written to the folders.
     """
-    for file, raw, error, warnings, _ in decoded:
-        if raw is None:
-            yield Ended(file, error=error)
-            continue
-        try:
-            boxes = np.asarray(run.predict(raw[None])[0], np.float64)
-        except InputError as failed:
-            yield Ended(file, error=f"{file}: {in_words(failed)}")
-            continue
-        boxes = boxes[boxes[:, 5] >= 0]
-        if pictures is not None:
-            image = np.clip(run.render(raw[None])[0], 0, 1)
-            seen = boxes[boxes[:, 4] >= SHOWN] * (len(image) / len(raw))
-            with replacing(picture_file(file, pictures)) as part:
-                drawn = drawing.boxed(image, seen, drawing.FOUND)
-                Image.fromarray(quantized(drawn, np.uint8)).save(part, format="png")
-        yield Ended(file, [*raw.shape, boxes.round(4).tolist()], warnings=warnings)
-
-
-def picture_file(file: Place, pictures: Path) -> Path:
-    """Returns the file of a picture."""
-    return pictures / f"{file.stem}.png"
+    boxes = np.asarray(run.predict(raw[None])[0], np.float64)
+    boxes = boxes[boxes[:, 5] >= 0]
+    for folder in folders:
+        image = np.clip(run.render(raw[None])[0], 0, 1)
+        seen = boxes[boxes[:, 4] >= SHOWN] * (len(image) / len(raw))
+        with replacing(folder / f"{file.stem}.png") as part:
+            drawn = drawing.boxed(image, seen, drawing.FOUND)
+            Image.fromarray(quantized(drawn, np.uint8)).save(part, format="png")
+    return [*raw.shape, boxes.round(4).tolist()]
 
 
 def rows_of(results: Mapping[Place, Any], classes: Sequence[str]) -> list[dict[str, str]]:

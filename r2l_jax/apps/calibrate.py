@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tqdm import tqdm
 
 import isp
-from r2l_jax.apps.render import find_paths
+from r2l_jax.apps.files import find_paths
 from r2l_jax.calibration.defects import KINDS
 from r2l_jax.calibration.figure import color_names, photon_transfer_curve
 from r2l_jax.calibration.frames import Frames

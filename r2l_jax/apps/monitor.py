@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from r2l_jax.apps.predict import check_raw, read_file
-from r2l_jax.apps.render import find_raw_files
+from r2l_jax.apps.files import find_raw_files, read_file
 from r2l_jax.cli import stop
 from r2l_jax.cli.commands import closing, command
 from r2l_jax.cli.flags import flat
@@ -52,7 +51,7 @@ def run(config: MonitorConfig) -> bool:
             or the output folder cannot be used.
     """
     opened = load(config.run, 0, config.checkpoint, config.code, config.data_dir)
-    check_raw(opened)
+    opened.reading()  # Raises an InputError if the models take no raw files.
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(opened.folds)} model(s)")
     file = reference.file_of(config.run)
     with writing_to(file.parent):
@@ -90,7 +89,7 @@ def key_of(file: Place, by: str | None) -> str:
     return shot.title if by == "model" else (shot.date or UNKNOWN)[:10]
 
 
-def said_of_unknown(keyed: Mapping[str, Sequence[Place]], by: str | None) -> str | None:
+def unknown_key_warning(keyed: Mapping[str, Sequence[Place]], by: str | None) -> str | None:
     """Returns a warning if windows mix files whose day or camera model is unknown; None otherwise."""
     if by not in ("day", "model") or UNKNOWN not in keyed:
         return None
@@ -179,7 +178,7 @@ class _Call:
         files = find_raw_files(self._config.input)
         keys = {file: key_of(file, self._config.by) for file in files}
         keyed = {key: [file for file in files if keys[file] == key] for key in sorted(set(keys.values()))}
-        if (said := said_of_unknown(keyed, self._config.by)) is not None:
+        if (said := unknown_key_warning(keyed, self._config.by)) is not None:
             print(f"warning: {said}", file=sys.stderr)
         windows = windows_of(keyed, self._config.window)
         left = len(files) - sum(map(len, windows.values()))

@@ -5,25 +5,20 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float32
 from PIL import Image
 
-import isp
-from isp.metering import Part
 from r2l_jax.apps import boxes
-from r2l_jax.apps.parts import in_parts
-from r2l_jax.data.files import remote
+from r2l_jax.apps.files import for_each_file, frame_by_frame, is_stored, read_file
+from r2l_jax.apps.tiling import SIDE, Mosaic, predict_frame
 from r2l_jax.data.files.known_camera import KnownCamera
-from r2l_jax.data.files.rawfile import READERS, read_raw
 from r2l_jax.data.files.remote import Place
-from r2l_jax.data.sets.folder import center_crop
 from r2l_jax.drift.limits import stated
 from r2l_jax.drift.monitoring import reference
-from r2l_jax.errors import InputError, in_words
+from r2l_jax.errors import InputError
 from r2l_jax.jobs import AT_ONCE, Ended, in_threads
 from r2l_jax.model.adaptation import MOST
 from r2l_jax.model.tasks.segmentation import enlarged
@@ -31,7 +26,6 @@ from r2l_jax.results import result
 from r2l_jax.results.contact_sheet import quantized
 from r2l_jax.results.files import (
     check_output_folder,
-    clear_parts,
     make_output_folder,
     read_csv,
     refuse_shared_targets,
@@ -43,17 +37,6 @@ from r2l_jax.results.result import Result
 from r2l_jax.training.run import BATCH, Run
 
 _FILE, _CLASS = "file", "class"
-
-# The side of a tile, and the margin at each border that is not kept: neighbors beyond this distance have little weight
-# in a network's output for a site.
-SIDE, MARGIN = 1024, 128
-
-Mosaic = Float32[np.ndarray, "rows cols"]
-
-
-def check_raw(run: Run) -> None:
-    """Raises an InputError unless the models of a run take raw files."""
-    run.reading()
 
 
 def adapted_run(
@@ -144,23 +127,26 @@ def predict_files(
     columns = check(files, output, run, camera, masks, pictures)
     for each in folders:
         make_output_folder(each)
-    folder, predictor = output.with_name(f".{output.name}.parts"), Predictor(run, camera)
-    models = [fold.identity for fold in run]
+    chunks, models = output.with_name(f".{output.name}.parts"), [fold.identity for fold in run]
     settings = {
         "camera": "by default" if camera is None else camera.described,
         "masks": [str(each.resolve()) for each in folders],
     }
-    get = load if scheduler != "serial" and load else lambda: predictor
-    work = functools.partial(_predict, get, models, folders, len(files) > BATCH)
     with writing_to(output.parent, output.name):
         about = {"run": run.config.tracking.run_name, "checkpoint": run.about.checkpoint, "models": models}
         about |= {"envelope": envelope} if (envelope := stated(run)) else {}
-        result.write(folder, Result({**about, **settings}))
-        targets = functools.partial(_mask_files, folders=folders)
-        done = in_parts(files, folder, work, settings, models, targets, scheduler)
-        for each in folders:
-            # Lost workers leave partial files.
-            clear_parts(each)
+        result.write(chunks, Result({**about, **settings}))
+        done = for_each_file(
+            files,
+            functools.partial(_predict, models, folders, len(files) > BATCH),
+            Predictor(run, camera),
+            chunks=chunks,
+            settings=settings,
+            models=models,
+            targets=functools.partial(_mask_files, folders=folders),
+            scheduler=scheduler,
+            load=load,
+        )
         if done.results and run.task.has_boxes:
             write_csv(output, boxes.rows_of(done.results, run.classes), columns)
             boxes.write_coco(output.with_suffix(".json"), done.results, run.classes)
@@ -168,7 +154,7 @@ def predict_files(
             write_csv(output, [{_FILE: str(file), **row} for file, row in done.results.items()], columns)
         else:
             output.unlink(missing_ok=True)
-    return len(done.results) - done.before, done.failed
+    return done.counts
 
 
 def check(
@@ -185,13 +171,13 @@ def check(
         InputError: the models do not take raw files, or need a camera for them; two files would have one mask; the
             output cannot be written, or holds something other than predictions of these files.
     """
-    check_raw(run)
+    run.reading()
     check_masks(run.task.has_masks, masks)
     if pictures is not None and not (run.task.has_masks or run.task.has_boxes):
         raise InputError("`pictures` is only for models that predict masks or boxes")
     folders = [each for each in (masks, pictures) if each is not None]
     refuse_shared_targets((file, target) for file in files for target in _mask_files(file, folders))
-    unknown = [file for file in files if run.calibration is None and camera is None and _is_stored(file)]
+    unknown = [file for file in files if run.calibration is None and camera is None and is_stored(file)]
     if unknown:
         raise InputError(
             f"{unknown[0]} names no camera, and the model was trained on several ({', '.join(run.cameras)}): name one "
@@ -220,20 +206,19 @@ def check_masks(has_masks: bool, masks: Path | None) -> None:
 
 
 def _predict(
-    load: Callable[[], Predictor], models: Sequence[str], folders: Sequence[Path], fills: bool, files: Sequence[Place]
+    models: Sequence[str], folders: Sequence[Path], fills: bool, predictor: Predictor, files: Sequence[Place]
 ) -> Iterator[Ended]:
     """Predicts files; raises an InputError if a worker has loaded other models than the program.
 
     Masks or pictures are written to a folder, if there is one.
     """
-    predictor = load()
-    if [fold.identity for fold in predictor.run] != list(models):
+    run, camera, _ = predictor
+    if [fold.identity for fold in run] != list(models):
         raise InputError("the run has changed since the program started")
-    if predictor.run.task.has_boxes:
-        run, camera, _ = predictor
-        whole = in_threads(lambda file: read_file(file, run, camera, None), files, AT_ONCE + 1)
-        return boxes.detect(whole, run, next(iter(folders), None))
-    return _masks(files, predictor, folders) if folders else _classes(files, predictor, fills)
+    if not folders and not run.task.has_boxes:
+        return _classes(files, predictor, fills)
+    work = functools.partial(boxes.detect if run.task.has_boxes else _segment, run, folders)
+    return frame_by_frame(files, lambda file: read_file(file, run, camera, None), work)
 
 
 def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Iterator[Ended]:
@@ -255,128 +240,23 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Itera
         yield from (Ended(each.item, rows.get(each.item), each.error, each.warnings) for each in batch)
 
 
-def _masks(files: Sequence[Place], predictor: Predictor, folders: Sequence[Path]) -> Iterator[Ended]:
-    """Segments files one by one: writes the pictures of each, then yields its row or its error."""
-    run, camera, _ = predictor
-    task = run.task
-    assert run.camera is not None
-    decoded = in_threads(lambda file: read_file(file, run, camera, None), files, AT_ONCE + 1)
-    for file, raw, error, warnings, _ in decoded:
-        if raw is None:
-            yield Ended(file, error=error)
-            continue
-        try:
-            metered = run.metered_frame(raw) if run.about.in_parts or max(raw.shape) > SIDE else None
-            by_tiles = functools.partial(predict_frame, raw=raw, pattern=run.camera.pattern, multiple=run.multiple)
-            stated = by_tiles(lambda tile: task.stated(run.predict(tile)), frame=metered)
-            pictures = [task.mask_file(stated)]
-            found = task.found(stated)
-            covered = np.bincount(found.ravel(), minlength=len(task.classes)) / found.size
-            if len(folders) > 1:
-                image = by_tiles(lambda tile: enlarged(run.render(tile)[None], tile.shape[0])[0], frame=metered)
-                pictures.append(Image.fromarray(quantized(task.overlaid(image, found), np.uint8)))
-        except InputError as error:
-            yield Ended(file, error=f"{file}: {in_words(error)}")
-            continue
-        for target, picture in zip(_mask_files(file, folders), pictures, strict=True):
-            with replacing(target) as part:
-                picture.save(part, format="png")
-        row = {name: f"{covered[task.classes.index(name)]:.7g}" for name in run.classes}
-        yield Ended(file, row, warnings=warnings)
+def _segment(run: Run, folders: Sequence[Path], file: Place, raw: Mosaic) -> dict[str, str]:
+    """Segments a frame: writes its pictures, and returns its row."""
+    task, camera = run.task, run.camera
+    assert camera is not None
+    metered = run.metered_frame(raw) if run.about.in_parts or max(raw.shape) > SIDE else None
+    by_tiles = functools.partial(predict_frame, raw=raw, pattern=camera.pattern, multiple=run.multiple, frame=metered)
+    stated = by_tiles(lambda tile: task.stated(run.predict(tile)))
+    pictures, found = [task.mask_file(stated)], task.found(stated)
+    if len(folders) > 1:
+        image = by_tiles(lambda tile: enlarged(run.render(tile)[None], tile.shape[0])[0])
+        pictures.append(Image.fromarray(quantized(task.overlaid(image, found), np.uint8)))
+    for target, picture in zip(_mask_files(file, folders), pictures, strict=True):
+        with replacing(target) as part:
+            picture.save(part, format="png")
+    covered = np.bincount(found.ravel(), minlength=len(task.classes)) / found.size
+    return {name: f"{covered[task.classes.index(name)]:.7g}" for name in run.classes}
 
 
 def _mask_files(file: Place, folders: Sequence[Path]) -> list[Path]:
     return [folder / f"{file.stem}.png" for folder in folders]
-
-
-def read_file(file: Place, run: Run, camera: KnownCamera | None, size: tuple[int, int] | None) -> np.ndarray | Part:
-    """Reads the raw image of a file as a run's models take it, see `Run.reading`.
-
-    After training on tiles, the middle of a file is metered as the whole file.
-
-    Args:
-        file: the raw file.
-        run: the run, which has a camera.
-        camera: as for `predict_files`.
-        size: height and width to cut out of the middle, for example `run.shape`; None keeps the whole frame.
-
-    Raises:
-        InputError: the file cannot be read, is smaller than that size, or has another color filter array.
-    """
-    known = camera or KnownCamera.of(run.calibration if _is_stored(file) else None)
-    with remote.downloaded(file) as path:
-        raw, file_camera = read_raw(path, run.reading(known))
-    if size is None:
-        return raw
-    height, width = size
-    if raw.shape[0] < height or raw.shape[1] < width:
-        images = "raw images in training" if size == run.shape else "raw images of `size`"
-        raise InputError(f"{file} is {raw.shape[0]}x{raw.shape[1]}, smaller than the {images}, {height}x{width}")
-    # Copied, because a view would keep the whole file in memory.
-    middle = center_crop(raw, height, width, file_camera.pattern).copy()
-    return middle if not run.about.in_parts or (frame := run.metered_frame(raw)) is None else Part(middle, frame)
-
-
-def _is_stored(file: Place) -> bool:
-    """Tells whether a file's format has no calibration values."""
-    return file.suffix.lower() in READERS
-
-
-def spans(length: int, side: int, margin: int) -> list[tuple[slice, slice]]:
-    """Divides an axis into overlapping tiles, and returns the sites of each tile with those that are kept of it.
-
-    Each site of the axis is kept once. Tiles have `side` sites, more than twice the margin; the `margin` sites at both
-    ends of a tile are not kept, except at the ends of the axis.
-    """
-    if length <= side:
-        return [(slice(0, length), slice(0, length))]
-    starts = [*range(0, length - side, side - 2 * margin), length - side]
-    ends = [*(start + side - margin for start in starts[:-1]), length]
-    middles = map(slice, [0, *ends[:-1]], ends)
-    return [(slice(start, start + side), middle) for start, middle in zip(starts, middles, strict=True)]
-
-
-def predict_frame(
-    predict: Callable[[Any], np.ndarray],
-    raw: Mosaic,
-    pattern: str,
-    multiple: int,
-    side: int = SIDE,
-    margin: int = MARGIN,
-    frame: np.ndarray | None = None,
-) -> np.ndarray:
-    """Computes the mask `(H, W)` or image `(H, W, 3)` of a frame, tile by tile if it is large (see `spans`).
-
-    Tiles begin at whole periods of the color filter array and at multiples of `multiple`, as the network takes them,
-    so that a site has the same probability as in the whole frame, except for the influence of sites beyond the margin.
-    A frame whose side is not such a multiple is padded with its last rows or columns, and the mask is cropped back.
-    Each tile is an `isp.metering.Part` with a `frame` to meter, if it is given.
-    """
-    periods = isp.cfa.tile(pattern).shape
-    grid = int(np.lcm.reduce([multiple, *periods]))
-    filled = raw
-    for axis, period in enumerate(periods):
-        filled = filled.take(_filled(raw.shape[axis], grid, period), axis)
-    # Rounded up to the grid; a margin is the least distance.
-    margin = -(-margin // grid) * grid
-    side = max(-(-side // grid) * grid, 2 * margin + grid)
-    mask = np.empty(0)
-    for rows, kept_rows in spans(filled.shape[0], side, margin):
-        for columns, kept_columns in spans(filled.shape[1], side, margin):
-            tile = filled[rows, columns]
-            found = predict(tile if frame is None else Part(tile, frame))
-            if not mask.size:
-                mask = np.empty((*filled.shape, *found.shape[2:]), found.dtype)
-            mask[kept_rows, kept_columns] = found[_within(kept_rows, rows), _within(kept_columns, columns)]
-    return mask[: raw.shape[0], : raw.shape[1]]
-
-
-def _within(sites: slice, tile: slice) -> slice:
-    return slice(sites.start - tile.start, sites.stop - tile.start)
-
-
-def _filled(length: int, grid: int, period: int) -> np.ndarray:
-    """Returns the indices along an axis, filled up to the grid by repeating the last whole period."""
-    indices = np.arange(-(-length // grid) * grid)
-    beyond = np.maximum(indices - length, -1) // period + 1
-    return indices - beyond * period

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from isp.filter import apart
+from isp.filter import unfused
 
 # Positions along an axis: the index before each, the index after it, and the fraction of the way between the two.
 Axis = Sequence[Array]
@@ -78,7 +78,7 @@ def _interpolate(images, rows, columns, inside):
     flat = images.reshape(-1, *images.shape[-3:])
     positions = (array.reshape(-1, *array.shape[-2:]) for array in (rows, columns))
     # If XLA fused two interpolations, it would repeat the first for each of the four pixels that the second reads.
-    return apart(jax.vmap(one))(flat, *positions).reshape(images.shape)
+    return unfused(jax.vmap(one))(flat, *positions).reshape(images.shape)
 
 
 def _mirrored(index, size):

@@ -3,28 +3,25 @@
 python scripts/export.py --run=runs/quickstart/small --output=exported
 python scripts/export.py --run=runs/quickstart/small --output=isp_to_tune --parts=isp --formats=stablehlo --gradient
 
-Each file is compared with the model on samples of the run's data, or on raw files, and is refused if it differs by more
-than 1e-4. The output also has model.json, which describes the model, and example.py, which runs the ONNX files with
-only NumPy and onnxruntime. The exit status is 1 if something could not be exported.
+A group of seeds is exported as one function, which averages the probabilities of its members; --run may also be a file
+model.safetensors. Each file is compared with the model on samples of the run's data, or on raw files, and is refused if
+it differs by more than 1e-4. The output also has model.json, which describes the model, and example.py, which runs the
+ONNX files with only NumPy and onnxruntime. The exit status is 1 if something could not be exported.
 """
 
 import dataclasses
 import pathlib
 
-from r2l_jax.cli.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
-from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
+from r2l_jax.cli.flags import NOT_NEGATIVE, POSITIVE, setting
+from r2l_jax.config import FinishedRun
 from r2l_jax.errors import InputError
 from r2l_jax.names import EXPORT_FORMATS, EXPORT_PARTS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportConfig(Settings):
+class ExportConfig(FinishedRun):
     """Export."""
 
-    run: str = setting(
-        "folder of a finished run, one of its folds or a group of seeds, or a file model.safetensors; a group is "
-        "exported as one function, which averages the probabilities of its members"
-    )
     output: str = setting("folder for the export; it must not hold an earlier export")
     parts: tuple[str, ...] | None = setting(
         f"some of {', '.join(EXPORT_PARTS)}, separated by commas; default: all that the model has",
@@ -44,15 +41,12 @@ class ExportConfig(Settings):
     )
     gradient: bool = setting("include the reverse-mode derivative in StableHLO, for tuning parameters", False)
     fold: int = setting("number of the fold to export", 0, bound=NOT_NEGATIVE)
-    checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
     input: tuple[str, ...] = setting(
         "raw files and folders to check the export on; default: samples of the run's data", (), kind="repeated"
     )
     camera: str | None = setting(
         "the camera of --input: drone, microscopy, a JSON file, or auto, as for predict.py", None, needs="input"
     )
-    data_dir: str | None = setting("where the run's data is now; default: where it was in training", None)
-    code: tuple[str, ...] = setting(CODE, ())
 
     def __post_init__(self):
         super().__post_init__()
@@ -67,7 +61,7 @@ def main(config: ExportConfig) -> int:
     """Exports the model that the flags name, and returns the exit status."""
     from r2l_jax.apps.export.export import export_model, report
     from r2l_jax.apps.export.samples import samples_of
-    from r2l_jax.apps.render import find_paths
+    from r2l_jax.apps.files import find_paths
     from r2l_jax.data.files.known_camera import find_known_camera
     from r2l_jax.model.normalized_heads import weights_of
     from r2l_jax.training.run import load

@@ -14,18 +14,13 @@ command to resume. The exit status is 1 if any file could not be read.
 import dataclasses
 import functools
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from r2l_jax import jobs
 from r2l_jax.cli.flags import Settings, setting
 from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
 from r2l_jax.data.files import remote
 from r2l_jax.errors import InputError
-
-if TYPE_CHECKING:
-    from r2l_jax.apps.predict import Predictor
-else:
-    Predictor = Any  # importing it would delay a program's help
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,48 +87,44 @@ def _folds(config: PredictionConfig) -> list[int] | None:
     return None if config.folds == ("all",) else [*map(int, config.folds)]
 
 
-@functools.lru_cache(maxsize=1)
-def _open(config: PredictionConfig) -> Predictor:
-    """Opens the model as it is, once per process."""
-    from r2l_jax.apps.predict import Predictor
+@functools.lru_cache(maxsize=2)
+def _load(config: PredictionConfig, adapts: bool = True) -> Any:
+    """Loads the model that predicts the files, a `Predictor`, and adapts it to them if the flags ask for that.
+
+    Each process loads it once.
+    """
+    from r2l_jax.apps.files import find_raw_files
+    from r2l_jax.apps.predict import Predictor, adapted_run
     from r2l_jax.data.files.known_camera import find_known_camera
+    from r2l_jax.drift.monitoring import reference
     from r2l_jax.training.run import load
 
-    opened = load(config.run, _folds(config), config.checkpoint, config.code)
-    return Predictor(opened, None if config.camera is None else find_known_camera(config.camera))
-
-
-@functools.lru_cache(maxsize=1)
-def _load(config: PredictionConfig) -> Predictor:
-    """Loads the model that predicts the files, once per process, and adapts it to them if that is asked for."""
-    from r2l_jax.apps.predict import Predictor, adapted_run, check_raw
-    from r2l_jax.apps.render import find_raw_files
-    from r2l_jax.drift.monitoring import reference
-
-    opened = _open(config)
-    check_raw(opened.run)
+    if not adapts:
+        opened = load(config.run, _folds(config), config.checkpoint, config.code)
+        opened.reading()  # Raises an InputError if the models take no raw files.
+        return Predictor(opened, None if config.camera is None else find_known_camera(config.camera))
+    run, camera, _ = opened = _load(config, False)
     if config.adapt is None:
         return opened
-    stored = reference.file_of(config.run)
-    adapted, unadapted = adapted_run(opened.run, find_raw_files(config.input), opened.camera, stored, config.force)
-    return Predictor(adapted, opened.camera, unadapted)
+    adapted = adapted_run(run, find_raw_files(config.input), camera, reference.file_of(config.run), config.force)
+    return Predictor(adapted[0], camera, adapted[1])
 
 
 def main(config: PredictionConfig) -> int:
     """Predicts the files that the flags name, and returns the exit status."""
+    from r2l_jax.apps.files import closing, find_raw_files
     from r2l_jax.apps.labeled import labels_of, scored
     from r2l_jax.apps.predict import check, check_masks, predict_files
-    from r2l_jax.apps.render import find_raw_files
     from r2l_jax.training.run import predicts_masks
 
     jobs.prepare(config.scheduler)
     masks, pictures = (None if each is None else pathlib.Path(each) for each in (config.masks, config.pictures))
     check_masks(predicts_masks(config.run, _folds(config)), masks)
     files, output = find_raw_files(config.input, warns=True), pathlib.Path(config.output)
-    labels = None if config.labels is None else labels_of(files, _open(config).run)
-    if config.adapt:
-        # Adaptation takes a minute or two, so invalid arguments are refused before it.
-        check(files, output, _open(config).run, _open(config).camera, masks, pictures)
+    # Adaptation takes a minute or two, so invalid arguments are refused before it.
+    run, camera, _ = _load(config, False)
+    labels = None if config.labels is None else labels_of(files, run)
+    check(files, output, run, camera, masks, pictures)
     run, camera, unadapted = _load(config)
     models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "run"
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(run.folds)} {models}{'s' * (len(run.folds) > 1)}")
@@ -150,10 +141,8 @@ def main(config: PredictionConfig) -> int:
         needed += [f"--folds={','.join(config.folds)}"] * (config.folds not in (("0",), ("all",)))
         print(f"the {'adapted ' * (unadapted is None)}model is the run {' '.join([config.save_adapted, *needed])}")
     load = functools.partial(_load, config)
-    predicted, failed = predict_files(files, output, run, camera, masks, pictures, config.scheduler, load)
-    before = len(files) - predicted - failed
-    earlier = f", {before} predicted earlier" if before else ""
-    print(f"{predicted} predicted, {failed} failed{earlier}")
-    if labels is not None and failed < len(files):
+    counts = predict_files(files, output, run, camera, masks, pictures, config.scheduler, load)
+    print(closing(counts, files, "predicted"))
+    if labels is not None and counts[1] < len(files):
         print("\n".join(scored(output, labels)))
-    return 1 if failed else 0
+    return 1 if counts[1] else 0

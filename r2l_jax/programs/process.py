@@ -14,7 +14,7 @@ folder for other settings. The exit status is 1 if any file could not be rendere
 import copy
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from r2l_jax import jobs
 from r2l_jax.cli.flags import setting
@@ -23,11 +23,6 @@ from r2l_jax.data.files import remote
 from r2l_jax.errors import InputError
 from r2l_jax.model.settings import STATIC_FLAGS, ProcessingChoice
 from r2l_jax.names import AUTO
-
-if TYPE_CHECKING:
-    from r2l_jax.apps.render import Processing
-else:
-    Processing = Any  # importing it would delay a program's help
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,27 +68,28 @@ class RenderConfig(ProcessingChoice):
 
 
 @functools.lru_cache(maxsize=1)
-def _load(config: RenderConfig) -> Processing:
-    """Loads the processing that renders the files, once per process."""
+def _load(config: RenderConfig) -> Any:
+    """Loads the `Processing` that renders the files, once per process."""
+    from r2l_jax.apps.files import Cameras
     from r2l_jax.apps.render import Processing
     from r2l_jax.data.files.known_camera import find_known_camera
     from r2l_jax.training.run import load
 
+    camera = None if config.camera is None else find_known_camera(config.camera)
+    if config.run is not None:
+        model = load(config.run, 0, config.checkpoint, config.code)
+        return Processing(model.named_pipeline, Cameras.of_run(model, camera))
     # A copy remembers the pipeline: the settings themselves are sent to other processes, which a pipeline cannot be.
-    camera = find_known_camera(config.camera or "auto")
-    if config.run is None:
-        pipeline = copy.copy(config).named_pipeline
-        assert pipeline is not None
-        return Processing(pipeline.metered(config.auto), camera, camera)
-    model = load(config.run, 0, config.checkpoint, config.code)
-    pipeline, camera = model.named_pipeline, model.reading(camera)
-    stored = model.reading(model.calibration) if config.camera is None else camera
-    return Processing(pipeline, camera, stored)
+    pipeline = copy.copy(config).named_pipeline
+    assert pipeline is not None
+    known = camera or find_known_camera("auto")
+    return Processing(pipeline.metered(config.auto), Cameras(known, known))
 
 
 def main(config: RenderConfig) -> int:
     """Renders the files that the flags name, and returns the exit status."""
-    from r2l_jax.apps.render import Pictures, find_raw_files, render_files
+    from r2l_jax.apps.files import closing, find_raw_files
+    from r2l_jax.apps.render import Pictures, render_files
     from r2l_jax.training.record import members
 
     jobs.prepare(config.scheduler)
@@ -105,8 +101,6 @@ def main(config: RenderConfig) -> int:
     files = find_raw_files(config.input)
     pictures = Pictures(remote.on_disk("output", config.output), config.format, config.stages)
     load = functools.partial(_load, config)
-    rendered, failed = render_files(files, pictures, processing, config.scheduler, load)
-    before = len(files) - rendered - failed
-    earlier = f", {before} rendered earlier" if before else ""
-    print(f"{rendered} rendered, {failed} failed{earlier}")
-    return 1 if failed else 0
+    counts = render_files(files, pictures, processing, config.scheduler, load)
+    print(closing(counts, files, "rendered"))
+    return 1 if counts[1] else 0

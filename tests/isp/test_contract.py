@@ -61,7 +61,7 @@ VARIANTS = {
     "bilateral as published": {"sigma_color": None, "centered": False},
     "binned of X-Trans": {"pattern": XTRANS},
     "correct of a mosaic": {"pattern": "GBRG"},
-    "defects that are lone": {"threshold": number(0.04), "softness": 0.3, "lone": True},
+    "defects that are lone": {"threshold": number(0.04), "softness": 0.3, "isolated_only": True},
     "fft_denoising with a soft cut": {"keep_fraction": number(0.23), "softness": number(1.5)},
     "highlights desaturated": {"mode": "desaturate"},
     "median_denoising of 5x5": {"size": 5},

@@ -12,7 +12,7 @@ import pytest
 import isp
 from isp import pipeline
 from isp._fusion import lowering
-from isp._kernels import turns
+from isp._kernels import tiling
 
 DRONE = isp.CAMERAS["drone"]
 LEVELS = (0.06, 0.05, 0.07)
@@ -58,8 +58,8 @@ def render(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_images_are_the_same_in_patches(module, monkeypatch):
     whole, loops = render(module)
-    monkeypatch.setattr(turns, "_LARGE", 17_000)
-    monkeypatch.setattr(turns, "_PATCH", (52, 60))
+    monkeypatch.setattr(tiling, "_LARGE", 17_000)
+    monkeypatch.setattr(tiling, "_PATCH", (52, 60))
     in_patches, more_loops = render(module)
     assert more_loops > loops
     # In linear light: the gamma multiplies rounding errors in the dark.

@@ -14,7 +14,7 @@ FAR = [(-2, -2), (-2, 2), (2, -2), (2, 2)]
 XTRANS = "GGRGGB/GGBGGR/BRGRBG/GGBGGR/GGRGGB/RBGBRG"
 
 
-def directly(raw, pattern, threshold, lone=False):
+def directly(raw, pattern, threshold, isolated_only=False):
     """Compares each site of a mosaic with the neighbors that the documentation names, in float64."""
     rows, cols = ([4, 5, *range(side), side - 6, side - 5] for side in raw.shape)
     padded, out = raw[np.ix_(rows, cols)].astype(np.float64), raw.astype(np.float64)
@@ -23,13 +23,13 @@ def directly(raw, pattern, threshold, lone=False):
         nearest = [padded[y + 2 + i, x + 2 + j] for i, j in (DIAGONAL if green else STRAIGHT)]
         eight = nearest + [padded[y + 2 + i, x + 2 + j] for i, j in (STRAIGHT if green else FAR)]
         median = np.median(nearest)
-        away = max(raw[y, x] - max(eight), min(eight) - raw[y, x]) if lone else abs(raw[y, x] - median)
+        away = max(raw[y, x] - max(eight), min(eight) - raw[y, x]) if isolated_only else abs(raw[y, x] - median)
         if away > threshold:
             out[y, x] = median
     return out
 
 
-@pytest.mark.parametrize("settings", [{"threshold": 0.05, "lone": True}, {"threshold": 0.3}])
+@pytest.mark.parametrize("settings", [{"threshold": 0.05, "isolated_only": True}, {"threshold": 0.3}])
 @pytest.mark.parametrize("pattern", variants.quick(2, cfa.BAYER[::2] + cfa.BAYER[1::2]))
 def test_agrees_with_a_direct_computation(pattern, settings):
     expected = np.stack([directly(raw, pattern, **settings) for raw in RAW])
@@ -55,7 +55,7 @@ def test_sites_without_a_number_become_the_median_of_their_finite_neighbors(patt
             values = spoiled[image][around(y, x)]
             expected[image, y, x] = np.median(values[np.isfinite(values)])
     np.testing.assert_allclose(repair.defects(spoiled, threshold=2.0, pattern=pattern), expected, atol=1e-7)
-    settings = {"threshold": 0.1, "pattern": pattern, "softness": 0.1, "lone": True}
+    settings = {"threshold": 0.1, "pattern": pattern, "softness": 0.1, "isolated_only": True}
     np.testing.assert_array_equal(repair.defects(spoiled, **settings), repair.defects(expected, **settings))
     gradient = jax.grad(lambda raw: repair.defects(raw, threshold=2.0, pattern=pattern)[:, 12, 12].sum())(spoiled)
     assert np.isfinite(gradient).all()

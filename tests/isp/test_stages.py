@@ -27,3 +27,32 @@ def test_refuses_gains_at_which_no_color_saturates(unchecked):
     for make in (isp.stages.white_balance, isp.stages.mosaic_white_balance):
         with pytest.raises(ValueError, match=r"white_balance must have positive gains, .*, got \(-0.6567, "):
             make(isp.CAMERAS["microscopy"])
+
+
+def test_a_stage_has_the_settings_and_defaults_of_its_function():
+    """The names of parameters are fixed, since run folders hold them."""
+    stages = isp.stages
+    sharpened = stages.unsharp_masking(amount=0.5, name="sharpening")
+    assert (sharpened.name, sharpened.function) == ("sharpening", isp.sharpen.unsharp_masking)
+    assert {name: each.value for name, each in sharpened.parameters.items()} == {"radius": 1.0, "amount": 0.5}
+    assert sharpened.options == {"size": 9}  # Four standard deviations to each side.
+    assert stages.chroma_denoising(2.0, size=7).options == {"size": 7}
+    assert list(stages.chroma_denoising(2.0).parameters) == ["chroma_sigma"]
+    smooth = stages.tv_bregman(isotropic=False)
+    assert smooth.parameters["weight"].value == 100
+    assert smooth.options == {"eps": 1e-3, "max_iterations": 100, "isotropic": False}
+    tone = stages.local_tone_map(0.2).parameters
+    assert {name: each.value for name, each in tone.items()} == {"tone_strength": 0.2, "tone_detail": 1.0}
+    with pytest.raises(TypeError, match="'weights'"):
+        stages.tv_bregman(weights=5.0)
+
+
+def test_all_pipelines_declare_a_functions_parameters_alike():
+    made = [make() for algorithms in isp.ALGORITHMS.values() for make in algorithms.values()]
+    for pipeline in (isp.full(CAMERA), isp.parametrized(CAMERA), isp.static(CAMERA)):
+        made += pipeline.stages
+    found = {}
+    for stage in made:
+        known = found.setdefault(stage.function, stage.parameters)
+        assert list(known.items()) == list(stage.parameters.items()), stage.name
+    assert len(found) < len(made)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r2l_jax.apps.predict import read_file
+from r2l_jax.apps.files import read_file
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.errors import InputError, collected_warnings, warn_once
 from r2l_jax.training.run import Run

@@ -4,8 +4,8 @@ All numbers are arguments of compiled functions, so that nothing is compiled aga
 frame of the same size.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +18,20 @@ import isp
 from r2l_jax.data.loader import Batch
 from r2l_jax.devices import compiler
 from r2l_jax.drift.search import ranges
-from r2l_jax.drift.search.knobs import Knob, knobs_of, turned
+from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.ranges import Direction
-from r2l_jax.model.tasks import Task
+from r2l_jax.model.processors import Standardize
+from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.model.settings import NetworkSettings
+from r2l_jax.model.tasks import make_task
 from r2l_jax.results.contact_sheet import quantized
 from r2l_jax.training.run import Run
 
 # The farthest position of a knob to either side, in natural ranges; less where values would not be valid.
 REACH = 1.0
 
-# About how far a knob moves in a step of a search, in natural ranges.
-STEP = 0.02
-
-_ADAM = optax.adam(STEP)
+# A step of a search moves each knob by about 0.02 natural ranges.
+_OPTIMIZER = optax.adam(0.02)
 
 Positions = Float32[np.ndarray, " knobs"]
 Mosaic = Float32[np.ndarray | Array, "rows cols"]
@@ -38,9 +39,16 @@ Mosaic = Float32[np.ndarray | Array, "rows cols"]
 # The images after each stage, by name and in order, in display values from 0 to 255; a raw image is gray.
 Images = dict[str, UInt8[np.ndarray, "..."]]
 
-# The state of a pipeline, or of a `RawToLogit` around it; and for each parameter, the offsets `(knobs, ...)` of its
-# values with each knob at position 1.
-_Numbers = tuple[nnx.State, Mapping[str, np.ndarray | Array]]
+# For each parameter, the offsets `(knobs, ...)` of its values with each knob at position 1.
+_Directions = Mapping[str, np.ndarray | Array]
+
+
+class Search(NamedTuple):
+    """A search along the slope of the loss: "worst" raises the loss, "best" lowers it. `state` is the optimizer's."""
+
+    direction: Direction
+    state: optax.OptState
+    steps: int = 0
 
 
 class Judgement(NamedTuple):
@@ -52,12 +60,16 @@ class Judgement(NamedTuple):
         loss: the task loss for the target.
         slope: the derivative of the loss with respect to each knob's position. Where a value is clipped to a limit, it
             ignores the clipping, so that it still shows which way the loss rises.
+        next: the positions after a step of the search, within the knobs' limits.
+        search: the search after that step.
     """
 
     probabilities: Float32[np.ndarray, "..."]
     found: np.ndarray
     loss: float
     slope: Positions
+    next: Positions
+    search: Search
 
 
 class Engine:
@@ -77,31 +89,31 @@ class Engine:
     """
 
     def __init__(self, pipeline: isp.Pipeline, model: Run | None = None):
-        self.pipeline = pipeline
-        # In the order of the stages; as a pytree, it would be sorted by name.
-        self._default = {name: np.asarray(value) for name, value in pipeline.parameters().items()}
-        ranges.check(pipeline.declarations, self._default)
-        self.knobs = knobs_of(pipeline.declarations, self._default)
-        knobs = list(self.knobs.values())
+        self.pipeline, self._task = pipeline, None if model is None else model.task
+        whole = RawToLogit(pipeline, Standardize(jnp.zeros(3), jnp.ones(3)), nnx.Module())
+        if model is not None:
+            whole = model.model.processed_by(pipeline)
+        frozen = Frozen(whole, self._task or make_task("classification", (), NetworkSettings()))
+        self.knobs, self._turned = frozen.knobs, frozen.turned
+        knobs, default = list(self.knobs.values()), frozen.default
         moved = {knob.parameter for knob in knobs}
-        self.fixed = {name: value.size for name, value in self._default.items() if name not in moved}
+        self.fixed = {name: default[name].size for name in frozen.declarations if name not in moved}
         self.start: Positions = np.zeros(len(knobs), np.float32)
         ends = np.array([(knob.low, knob.high) for knob in knobs], np.float32).reshape(-1, 2)
         self.limits: tuple[Positions, Positions] = tuple(ends.clip(-REACH, REACH).T)
-        whole = pipeline if model is None else model.model.processed_by(pipeline)
-        self._task = None if model is None else model.task
-        self._graph, state = nnx.split(whole)
+        directions = {name: np.zeros((len(knobs), *default[name].shape), np.float32) for name in moved}
+        for number, knob in enumerate(knobs):
+            directions[knob.parameter][number] = knob.direction
         # Committed to one device: if only some arrays were, such as a checkpoint's, functions would be compiled again.
-        self._numbers = jax.device_put((state, _directions(knobs, self._default)), jax.local_devices()[0])
+        self._numbers = jax.device_put((frozen, directions), jax.local_devices()[0])
 
     def values(self, positions: Positions) -> dict[str, np.ndarray]:
         """Computes the values of all parameters, clipped to valid ones."""
-        placed = zip(self.knobs.values(), map(float, positions), strict=True)
-        return turned(self.pipeline.declarations, self._default, placed)
+        return self._turned(dict(zip(self.knobs, map(float, positions), strict=True)))
 
     def images(self, positions: Positions, raw: Mosaic) -> Images:
         """Computes the images of a raw image `(H, W)` after each stage."""
-        found = jax.device_get(compiler.jit(_images, 0)(self._graph, self._numbers, positions, raw))
+        found = jax.device_get(compiler.jit(_images)(*self._numbers, positions, raw))
         return dict(zip(self.pipeline.stage_names, found, strict=True))
 
     def target(self, raw: Mosaic) -> np.ndarray:
@@ -113,78 +125,66 @@ class Engine:
         any_target = np.zeros(raw.shape, np.uint8) if self._task.has_masks else np.zeros((), np.int32)
         return self.judge(self.start, raw, any_target).found
 
-    def judge(self, positions: Positions, raw: Mosaic, target: np.ndarray) -> Judgement:
-        """Computes the model's prediction for a raw image `(H, W)`, and the slope of its loss for a target."""
+    def search(self, direction: Direction) -> Search:
+        """Begins a search."""
+        return Search(direction, _OPTIMIZER.init({"positions": jnp.asarray(self.start)}))
+
+    def judge(self, positions: Positions, raw: Mosaic, target: np.ndarray, search: Search | None = None) -> Judgement:
+        """Computes the model's prediction for a raw image `(H, W)`, the slope of its loss, and the next step."""
         assert self._task is not None
-        structure = self._graph, self._task
-        (loss, probabilities), slope = compiler.jit(_loss_and_slope, 0)(
-            structure, self._numbers, positions, raw, target
+        search = search or self.search("worst")
+        sign = np.float32(1 if search.direction == "best" else -1)
+        moved, state, slope, loss, probabilities = compiler.jit(_judged)(
+            *self._numbers, positions, raw, target, sign, search.state
         )
         probabilities = np.asarray(probabilities)
         found = self._task.found(self._task.stated(probabilities))
-        return Judgement(probabilities, found, float(loss), np.asarray(slope))
+        after = np.clip(np.asarray(moved), *self.limits)
+        return Judgement(
+            probabilities,
+            found,
+            float(loss),
+            np.asarray(slope),
+            after,
+            Search(search.direction, state, search.steps + 1),
+        )
 
 
-class Search:
-    """Moves positions along the slope of the loss with Adam steps of about `STEP` natural ranges.
-
-    The direction "worst" raises the loss, "best" lowers it. Positions stay within the limits of the engine's knobs.
-    """
-
-    def __init__(self, engine: Engine, direction: Direction):
-        self.direction, self.steps = direction, 0
-        self._limits, self._sign = engine.limits, np.float32(1 if direction == "best" else -1)
-        self._state = _ADAM.init(jnp.asarray(engine.start))
-
-    def step(self, positions: Positions, slope: Positions) -> Positions:
-        """Returns the next positions, from the present ones and the derivative of the loss there."""
-        self.steps += 1
-        updates, self._state = _ADAM.update(jnp.asarray(self._sign * slope), self._state)
-        return np.clip(positions + np.asarray(updates), *self._limits)
-
-
-def _directions(knobs: Sequence[Knob], default: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the directions of knobs by parameter; parameters that no knob moves are left out."""
-    directions = {knob.parameter: np.zeros((len(knobs), *default[knob.parameter].shape), np.float32) for knob in knobs}
-    for number, knob in enumerate(knobs):
-        directions[knob.parameter][number] = knob.direction
-    return directions
-
-
-def _moved(whole: Any, directions: Mapping[str, np.ndarray | Array], positions: Array) -> isp.Pipeline:
-    """Returns the pipeline with its knobs at positions. `whole` is the pipeline, or the `RawToLogit` around it."""
-    pipeline: isp.Pipeline = getattr(whole, "processor", whole)
-    declarations, default = pipeline.declarations, pipeline.parameters()
+def _pipeline(frozen: Frozen, directions: _Directions, positions: Array) -> isp.Pipeline:
+    """Returns the pipeline with its knobs at positions."""
     offsets = {name: jnp.tensordot(positions, each, 1) for name, each in directions.items()}
-    valid = ranges.valid_offsets(declarations, default, offsets)
+    valid = ranges.valid_offsets(frozen.declarations, frozen.default, offsets)
     # The derivative ignores the clipping of offsets.
     clipped = {name: offset + jax.lax.stop_gradient(valid[name] - offset) for name, offset in offsets.items()}
-    return pipeline.with_values(ranges.values_at(declarations, default, clipped))
+    return frozen.pipeline(ranges.values_at(frozen.declarations, frozen.default, clipped))
 
 
-def _images(graph: nnx.GraphDef, numbers: _Numbers, positions: Array, raw: Array) -> list[Array]:
-    state, directions = numbers
-    pipeline = _moved(nnx.merge(graph, state), directions, positions)
+def _images(frozen: Frozen, directions: _Directions, positions: Array, raw: Array) -> list[Array]:
+    pipeline = _pipeline(frozen, directions, positions)
     _, stages = pipeline.trace(raw)
     # A list, because jit would sort a dict by name.
     return [quantized(stages[name], np.uint8) for name in pipeline.stage_names]
 
 
-def _loss(
-    structure: tuple[nnx.GraphDef, Task], numbers: _Numbers, positions: Array, raw: Array, target: Array
-) -> tuple[Array, Array]:
-    """Computes the loss and the probabilities."""
-    (graph, task), (state, directions) = structure, numbers
-    model = nnx.merge(graph, state)
-    model.processor = _moved(model, directions, positions)
-    logits = model(raw[None])
-    batch: Batch = {
-        "raw": raw[None],
-        "target": target[None],
-        "index": jnp.zeros(1, jnp.int32),
-        "weight": jnp.ones(1),
-    }
-    return task.loss(logits, batch), task.probabilities(logits, raw.shape[0])[0]
+def _judged(
+    frozen: Frozen,
+    directions: _Directions,
+    positions: Array,
+    raw: Array,
+    target: Array,
+    sign: Array,
+    state: optax.OptState,
+) -> tuple[Array, optax.OptState, Array, Array, Array]:
+    """Computes the positions and the optimizer's state after a step, the slope, the loss and the probabilities."""
+    batch: Batch = {"raw": raw[None], "target": target[None], "index": jnp.zeros(1, jnp.int32), "weight": jnp.ones(1)}
 
+    def cost(values: dict[str, Array]) -> tuple[Array, tuple[Array, Array]]:
+        logits = frozen.logits(_pipeline(frozen, directions, values["positions"])(batch["raw"]))
+        loss = frozen.task.loss(logits, batch)
+        return sign * loss, (loss, frozen.task.probabilities(logits, raw.shape[0])[0])
 
-_loss_and_slope = jax.value_and_grad(_loss, argnums=2, has_aux=True)
+    # Of all positions as one parameter.
+    declarations = {"positions": isp.Parameter(None, width=1.0, low=-REACH, high=REACH)}
+    default, at = {"positions": jnp.zeros_like(positions)}, {"positions": positions}
+    moved, state, slope, others = ranges.descend(_OPTIMIZER, declarations, default, cost, at, state, {"positions": 1.0})
+    return moved["positions"], state, sign * slope["positions"], *others

@@ -7,9 +7,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import isp
+from r2l_jax.apps.files import find_paths
 from r2l_jax.apps.lab import sources
 from r2l_jax.apps.lab.sources import Source
-from r2l_jax.apps.render import find_paths
 from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
 from r2l_jax.errors import InputError, warn
 from r2l_jax.names import DEMOSAICING

@@ -1,23 +1,21 @@
 """The layout of the page, and how it follows the session."""
 
 import collections
+import functools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from nicegui import ui
 from nicegui.elements.upload_files import FileUpload
-from nicegui.events import GenericEventArguments, ValueChangeEventArguments
+from nicegui.events import ValueChangeEventArguments
 
 from r2l_jax.apps.lab import drawing, presentation
-from r2l_jax.apps.lab.elements import Button, Classes, Sliders, Strip, Text, Viewer, section, update
+from r2l_jax.apps.lab.elements import Button, Classes, Knob, Strip, Text, Viewer, section, update
 from r2l_jax.apps.lab.session import MOST_STEPS, Change, Session
 from r2l_jax.errors import InputError, in_words
 
 _COMPONENTS = Path(__file__).with_name("components")
-
-# The least time between two positions that a moving slider sends, in seconds.
-_THROTTLE = 0.03
 
 _EMPTY = (
     "Drop a raw file here",
@@ -35,7 +33,7 @@ class Page:
         self._session, self._lab, self._folder = session, session.lab, folder
         self._client = ui.context.client
         self._versions = collections.Counter[Change]()
-        self._seen = 0
+        self._knobs, self._shape = dict[str, Knob](), list[Any]()
         self._follows = False
 
     def build(self) -> None:
@@ -106,7 +104,7 @@ class Page:
                 green = " Green: tolerated if only this slider moves." * bool(self._lab.tolerances)
                 arrows = "Arrows point to where the loss rises; the longest is the steepest."
                 Text("div", arrows + green, "lab-hint")
-            self._sliders = Sliders().on("move", self._move, throttle=_THROTTLE)
+            self._sliders = ui.element("div")
         with section("Save"), ui.element("div").classes("lab-save"):
             Button("Picture", self._save_picture)
             Button("Settings (Python)", self._save_settings)
@@ -137,7 +135,7 @@ class Page:
         if change == "picture" and session.view is not None:
             self._histogram.set_content(drawing.histogram(session.view.image))
         self._draw()
-        update(self._sliders, groups=presentation.sliders(session), seen=self._seen)
+        self._show_sliders()
         if self._lab.model is not None:
             self._show_model()
 
@@ -171,6 +169,24 @@ class Page:
         stages = list(view.images)
         update(self._strip, src=f"/pictures/strip?v={drawn}", stages=stages, current=view.stage)
 
+    def _show_sliders(self) -> None:
+        """Shows the sliders in groups by stage; while the pipeline has the same knobs, they are the same elements."""
+        groups = presentation.sliders(self._session)
+        rows = {row["name"]: row for group in groups for row in group["knobs"]}
+        shape = [(group["stage"], group["note"]) for group in groups]
+        shape += [(name, row["low"], row["high"]) for name, row in rows.items()]
+        if shape != self._shape:
+            self._shape = shape
+            self._sliders.clear()
+            for group in groups:
+                with self._sliders, ui.element("details").classes("lab-group").props("open"):
+                    with Text("summary", group["stage"]):
+                        Text("span", group["note"], "lab-note")
+                    for name in (row["name"] for row in group["knobs"]):
+                        self._knobs[name] = Knob(rows[name], functools.partial(self._session.move, name))
+        for name, row in rows.items():
+            self._knobs[name].show(row)
+
     def _show_model(self) -> None:
         session, view = self._session, self._session.view
         update(self._classes, rows=presentation.classes(session))
@@ -198,14 +214,6 @@ class Page:
 
     async def _open(self, number: int) -> None:
         await self._session.open(self._lab.sources[number % len(self._lab.sources)])
-
-    def _move(self, event: GenericEventArguments) -> None:
-        moves = event.args
-        for name, (number, position) in moves.items():
-            # Events repeat moves until the browser knows that they have arrived.
-            if number > self._seen:
-                self._session.move(str(name), float(position))
-        self._seen = max([self._seen, *(int(number) for number, _ in moves.values())])
 
     def _save_picture(self) -> None:
         if self._session.view is not None:

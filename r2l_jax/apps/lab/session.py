@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from r2l_jax.apps.lab.engine import Positions, Search
+from r2l_jax.apps.lab.engine import Judgement, Positions, Search
 from r2l_jax.apps.lab.frames import Frame, View, prepare
 from r2l_jax.apps.lab.lab import LEARNED, Lab
 from r2l_jax.apps.lab.saving import pipeline_file
@@ -117,7 +117,7 @@ class Session:
     def search(self, direction: Direction) -> None:
         """Begins to move all sliders so that the loss rises ("worst") or falls ("best"), step by step."""
         if self.view is not None and self.lab.model is not None:
-            self.searching = Search(self.view.engine, direction)
+            self.searching = self.view.engine.search(direction)
             self._wake()
 
     def stop(self) -> None:
@@ -215,24 +215,25 @@ class Session:
         # A new view is a new version as well.
         if view.target is None or self._version != version:
             return
-        judgement = await asyncio.to_thread(view.engine.judge, positions, view.raw, view.target)
+        search = self.searching
+        judgement = await asyncio.to_thread(view.engine.judge, positions, view.raw, view.target, search)
         if self._version == version:
             view.judgement = judgement
             self._tell("judgement")
-            await self._step(view, judgement.slope)
+            if search is not None and search is self.searching:
+                await self._step(view, judgement)
 
-    async def _step(self, view: View, slope: Positions) -> None:
-        """Takes a step of the search in progress."""
+    async def _step(self, view: View, judgement: Judgement) -> None:
+        """Takes the next step of the search in progress."""
         search, version = self.searching, self._version
-        if search is None:
-            return
-        if search.steps >= MOST_STEPS or not np.isfinite(slope).all():
+        if judgement.search.steps > MOST_STEPS or not np.isfinite(judgement.slope).all():
             self.stop()
             return
         await asyncio.sleep(PACE)
         # Meanwhile something may have moved, or the search may have ended.
         if self._version == version and self.searching is search:
-            self._move_to(view, search.step(view.positions, slope))
+            self.searching = judgement.search
+            self._move_to(view, judgement.next)
 
     def _move_to(self, view: View, positions: Positions) -> None:
         view.positions = positions

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 import isp
+from r2l_jax.apps.files import read_file
 from r2l_jax.apps.lab.frames import Frame
-from r2l_jax.apps.predict import read_file
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.data.sets import synthetic

@@ -1,6 +1,5 @@
 """Compares the results of a study with the published numbers, for each control."""
 
-import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from r2l_jax.cli.flags import flat
 from r2l_jax.config import TrainConfig
 from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import CLEAN
-from r2l_jax.drift.measure import Outcomes, over_folds, unpacked_blocks
+from r2l_jax.drift.measure import by_member, over_folds, unpacked_blocks
 from r2l_jax.errors import InputError
 from r2l_jax.model.scores import MeanIou
 from r2l_jax.results.heat_map import heat_map
@@ -123,13 +122,13 @@ def _scores(config: StudyConfig, runs: Runs) -> Scores:
 
 def _samples(run: TrainConfig) -> dict[str, np.ndarray]:
     """Returns, for each case, numbers of groups of samples whose mean is the mean score of samples (`over_folds`)."""
-    found: dict[str, list[tuple[str, Outcomes]]] = {}
+    found = dict[str, np.ndarray]()
     for group in (CLEAN.group, "pipelines", "corruptions"):
-        for block in unpacked_blocks(_read(run.run_dir / "evaluation" / group).outcomes):
-            for name, case in itertools.product(block.models, block.cases):
-                found.setdefault(case, []).append((name, block))
-    scoring = MeanIou("tile_iou") if "confusion" in next(iter(found.values()))[0][1].arrays else None
-    return {case: over_folds(folds, case, scoring) for case, folds in found.items()}
+        blocks = unpacked_blocks(_read(run.run_dir / "evaluation" / group).outcomes)
+        (folds,) = by_member(blocks).values()
+        scoring = MeanIou("tile_iou") if "confusion" in blocks[0].arrays else None
+        found |= {case: over_folds(folds, case, scoring) for case in blocks[0].cases}
+    return found
 
 
 def _drawn(values: np.ndarray) -> tuple[np.ndarray, statistics.About]:
@@ -202,18 +201,11 @@ def _aligned(scores: Scores, kind: str, rows: Sequence[str], columns: Sequence[s
 
 
 def _heat_map(title: str, rows: Sequence[str], columns: Sequence[str], values: np.ndarray) -> Figure:
-    same = [(row, columns.index(name)) for row, name in enumerate(rows) if name in columns]
+    framed = [(row, columns.index(name)) for row, name in enumerate(rows) if name in columns]
     return heat_map(
-        values,
-        rows,
-        columns,
-        label="score",
-        row_title="trained with",
-        column_title="tested with",
-        framed=same,
-        number=".2f",
-        caption=title,
-    )
+        values, rows, columns, label="score", row_title="trained with", column_title="tested with", framed=framed,
+        number=".2f", caption=title,
+    )  # fmt: skip
 
 
 def forensics(config: StudyConfig, theirs: Published, runs: Runs) -> Result:

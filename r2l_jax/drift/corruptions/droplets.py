@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from isp.filter import apart, correlate
+from isp.filter import correlate, unfused
 from r2l_jax.drift.corruptions.declare import ImageArray, SeverityArray, corruption, each_image, normal, strength
 from r2l_jax.drift.corruptions.filters import gaussian_taps, smoothed
 
@@ -117,7 +117,7 @@ def distances_to(edges: Bool[Array, "height width"]) -> Float[Array, "height wid
     for axis in (0, 1):
         margins = [(_FAR, _FAR) if each == axis else (0, 0) for each in (0, 1)]
         # Apart, because the pass would compute 41 times what it reads.
-        nearest = apart(functools.partial(_nearest, axis=axis))
+        nearest = unfused(functools.partial(_nearest, axis=axis))
         squares = nearest(jnp.pad(squares, margins, constant_values=far**2))
     return jnp.sqrt(squares.astype(jnp.float32))
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp.filter import apart, total
+from isp.filter import total, unfused
 
 _SIDE = 8
 
@@ -70,7 +70,7 @@ def compressed(
 # Each of the following steps is a unit of its own: fused, they would compute values several times, and one by one.
 
 
-@apart
+@unfused
 def _ycbcr(images: Array) -> list[Array]:
     pixels = _rounded(255 * images)
     return [
@@ -79,7 +79,7 @@ def _ycbcr(images: Array) -> list[Array]:
     ]
 
 
-@apart
+@unfused
 def _rgb(luma: Array, blueness: Array, redness: Array) -> Array:
     ycbcr = (luma, blueness - 128, redness - 128)
     rgb = [total(float(weight) * plane for weight, plane in zip(row, ycbcr, strict=True)) for row in _YCBCR_TO_RGB]
@@ -87,7 +87,7 @@ def _rgb(luma: Array, blueness: Array, redness: Array) -> Array:
     return _unpacked(red | green << 8 | blue << 16)
 
 
-@apart
+@unfused
 def _unpacked(pixels: Array) -> Array:
     """Takes three values of 8 bits out of each whole number, which is faster than to put three planes side by side."""
     return (pixels[..., None] >> jnp.array([0, 8, 16], jnp.uint32) & 255).astype(jnp.float32) / 255
@@ -98,7 +98,7 @@ def _rounded(values: Array) -> Array:
     return jnp.clip(jnp.round(values), 0, 255)
 
 
-@apart
+@unfused
 def _halved(plane: Array) -> Array:
     """Averages 2x2 pixels; as in libjpeg, halves are rounded down and up in turn along a row."""
     sums = total(plane[..., row::2, column::2] for row in (0, 1) for column in (0, 1))
@@ -112,10 +112,10 @@ def _doubled(plane: Array) -> Array:
     """
     if plane.shape[-1] <= 2:
         return plane.repeat(2, -1).repeat(2, -2)
-    return _in_16ths(apart(functools.partial(_interleaved, axis=-2))(plane))
+    return _in_16ths(unfused(functools.partial(_interleaved, axis=-2))(plane))
 
 
-@apart
+@unfused
 def _in_16ths(rows: Array) -> Array:
     sums = _interleaved(rows, -1)
     # libjpeg rounds left pixels half up and right pixels half down.
@@ -138,14 +138,14 @@ def _through_coefficients(plane: Array, steps: Array) -> Array:
     """Rounds the cosine coefficients of a plane's blocks of 8x8 values from 0 to 255 to multiples of their steps."""
     *batch, height, width = plane.shape
     rows = plane.reshape(*batch, height // _SIDE, _SIDE, width)
-    coefficients = _across(apart(lambda rows: _down(rows - 128, _COSINES))(rows), _COSINES)
+    coefficients = _across(unfused(lambda rows: _down(rows - 128, _COSINES))(rows), _COSINES)
     multiples = _quantized(coefficients, jnp.tile(steps, width // _SIDE))
     # In flat blocks, values lie halfway between whole numbers, and are rounded up despite float32 rounding.
-    values = apart(lambda rows: jnp.clip(jnp.floor(_down(rows, _COSINES.T) + 128.5 + 1e-3), 0, 255))
+    values = unfused(lambda rows: jnp.clip(jnp.floor(_down(rows, _COSINES.T) + 128.5 + 1e-3), 0, 255))
     return values(_across(multiples, _COSINES.T)).reshape(plane.shape)
 
 
-@apart
+@unfused
 def _quantized(coefficients: Array, steps: Array) -> Array:
     # libjpeg has coefficients in whole eighths before it rounds them to steps, halves away from zero.
     eighths = jnp.round(8 * coefficients)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from isp.filter import apart, uniform
+from isp.filter import unfused, uniform
 from r2l_jax.drift.corruptions.declare import ImageArray, SeverityArray, corruption, each_image, normal, strength
 from r2l_jax.drift.corruptions.filters import streak_taps, streaked, zoom_positions
 from r2l_jax.drift.warps import between_pixels
@@ -125,7 +125,7 @@ def _crystals(key: PRNGKeyArray, height: int, width: int) -> Array:
     return highest.transpose(2, 0, 3, 1).reshape(rows * _SQUARE, columns * _SQUARE)[:height, :width]
 
 
-@apart
+@unfused
 def highest_crystals(drawn: Float[Array, "5 rows columns"]) -> Array:
     """Computes the height of the highest crystal at each place of each square, `(8, 8, rows, columns)`.
 

@@ -172,15 +172,18 @@ def _by_class(tested: Measured) -> Table:
 
 
 def figure(tested: Sequence[Measured]) -> Figure:
-    """Draws the drops of each run's or group's members in groups of cases, with intervals."""
+    """Draws the drops of each run's or group's members in groups of cases and in camera states, with intervals."""
     rows: dict[str, list[Row]] = {}
     for each in tested:
-        found = each.intervals(each.groups)
+        states = [case.name for case in each.cases if case.group == "sensor" and case.kind is None]
+        drops = {**each.groups, **{name: each.drops[name] for name in states if name in each.drops}}
+        found = each.intervals(drops)
         titles = {name: NAMES[name] for name in ("pipelines", "intensities", "exposures", "cameras")}
         titles |= {each.group: f"sensor: {each.group}" for each in QUANTITIES.values()}
+        titles |= {name: f"sensor: {name}" for name in states}
         titles |= {name: f"corruptions: {name}" for name in ORDER}
         rows[each.label] = [
-            Row(title, each.groups[name].mean(-1), found[name]) for name, title in titles.items() if name in found
+            Row(title, drops[name].mean(-1), found[name]) for name, title in titles.items() if name in found
         ]
     words = "a dot for each seed, a line at their mean, a bar for its 95% confidence interval"
     return dots(rows, f"drop in {tested[0].score_name}, points", f"Drops: {words}")

@@ -12,7 +12,8 @@ from programs import call
 
 import isp
 import r2l_jax
-from r2l_jax.apps import parts, predict
+from r2l_jax.apps import files as loop
+from r2l_jax.apps import predict
 from r2l_jax.apps.labeled import labels_of
 from r2l_jax.apps.predict import predict_files, predict_frame
 from r2l_jax.cli.flags import replace
@@ -91,10 +92,10 @@ def unequal_folds(config, *factors):
 
 
 def test_another_call_predicts_parts_that_have_failed_or_changed(run, model, files, tmp_path, monkeypatch):
-    read, original = [], predict.read_raw
-    monkeypatch.setattr(predict, "read_raw", lambda file, *rest: read.append(file) or original(file, *rest))
+    read, original = [], loop.read_raw
+    monkeypatch.setattr(loop, "read_raw", lambda file, *rest: read.append(file) or original(file, *rest))
     monkeypatch.setattr(predict, "BATCH", 2)
-    monkeypatch.setattr(parts, "BATCH", 2)
+    monkeypatch.setattr(loop, "BATCH", 2)
     output, files = tmp_path / "p.csv", files[:6]
     content = files[1].read_bytes()
     files[1].write_bytes(b"no file")

@@ -10,8 +10,10 @@ from PIL import Image
 
 import isp
 from r2l_jax import jobs
-from r2l_jax.apps import parts, render
-from r2l_jax.apps.render import Pictures, Processing, find_raw_files
+from r2l_jax.apps import files as loop
+from r2l_jax.apps import render
+from r2l_jax.apps.files import Cameras, find_raw_files
+from r2l_jax.apps.render import Pictures, Processing
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.errors import InputError, collected_warnings
@@ -35,7 +37,9 @@ def raw_files(folder, count):
 
 def render_files(files, out, camera=None, file_format="tiff", stages=False, pipeline=PARAMETRIZED, **workers):
     known = KnownCamera.of(camera)
-    return render.render_files(files, Pictures(out, file_format, stages), Processing(pipeline, known, known), **workers)
+    return render.render_files(
+        files, Pictures(out, file_format, stages), Processing(pipeline, Cameras(known, known)), **workers
+    )
 
 
 def written(folder):
@@ -43,7 +47,7 @@ def written(folder):
 
 
 def contents(folder):
-    """The files but for those of parts, whose names are those of other inputs in another folder."""
+    """The files but for those of chunks, whose names are those of other inputs in another folder."""
     files = [file for file in folder.rglob("*") if file.is_file() and ".parts" not in file.parts]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
@@ -112,7 +116,7 @@ def test_bad_files_are_reported_and_the_others_rendered(tmp_path, capsys, monkey
             raise MemoryError
         return read_raw(path, camera)
 
-    monkeypatch.setattr(render, "read_raw", read)
+    monkeypatch.setattr(loop, "read_raw", read)
     assert render_files(files, tmp_path / "out", CAMERA) == (2, 3)
     assert written(tmp_path / "out") == ["a.tiff", "manifest.csv", "result.json", "z.tiff"]
     said = ["no such file", "truncated", "MemoryError"]
@@ -122,10 +126,10 @@ def test_bad_files_are_reported_and_the_others_rendered(tmp_path, capsys, monkey
 
 @pytest.fixture
 def read(monkeypatch):
-    """The files that are read, in parts of two."""
+    """The files that are read, in chunks of two."""
     files = []
-    monkeypatch.setattr(render, "read_raw", lambda path, camera: files.append(path) or read_raw(path, camera))
-    monkeypatch.setattr(parts, "BATCH", 2)
+    monkeypatch.setattr(loop, "read_raw", lambda path, camera: files.append(path) or read_raw(path, camera))
+    monkeypatch.setattr(loop, "BATCH", 2)
     return files
 
 
@@ -192,11 +196,11 @@ def test_workers_render_what_one_process_renders(tmp_path, monkeypatch, capsys):
     files[3].write_bytes(b"no file")
     config = process.RenderConfig(input=("unused",), output="unused", camera="drone", pipeline="full")
     workers = {"scheduler": "local:2", "load": functools.partial(process._load, config)}
-    pipeline, camera, _ = process._load(config)
+    pipeline, (camera, _) = process._load(config)
     one = render_files(files, tmp_path / "one", camera, pipeline=pipeline)
     one_said = capsys.readouterr().err
     monkeypatch.setattr(jobs, "run_elsewhere", pickled_jobs.run_elsewhere)
-    monkeypatch.setattr(parts, "BATCH", 4)
+    monkeypatch.setattr(loop, "BATCH", 4)
     many = render_files(files, tmp_path / "many", camera, pipeline=pipeline, **workers)
     assert many == one == (19, 1)
     assert contents(tmp_path / "many") == contents(tmp_path / "one")

@@ -13,7 +13,7 @@ HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 PAGE_FAULTS = """
 import resource
 import jax, jax.numpy as jnp
-from isp.filter import apart
+from isp.filter import unfused
 from r2l_jax.devices.memory import keep_memory
 
 keep_memory()
@@ -21,7 +21,7 @@ keep_memory()
 @jax.jit
 def total(x):
     # Between two units, the table of 64 MiB is among the temporaries.
-    return apart(jnp.sum)(apart(jnp.add)(x[:, None], x))
+    return unfused(jnp.sum)(unfused(jnp.add)(x[:, None], x))
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -70,6 +70,16 @@ def test_the_slope_is_that_of_the_loss(judging, sample):
         assert slope[number] == pytest.approx((above - below) / (2 * step), rel=0.05, abs=1e-4)
 
 
+@pytest.mark.parametrize(("direction", "sign"), [("worst", 1), ("best", -1)])
+def test_a_search_moves_each_knob_along_its_slope_as_far_as_it_may(judging, sample, direction, sign):
+    near = np.clip(judging.start + 0.99, *judging.limits)
+    judgement = judging.judge(near, *sample, judging.search(direction))
+    # The first step of Adam has the same length for all slopes.
+    step = 0.02 * judgement.slope / (abs(judgement.slope) + 1e-8)
+    np.testing.assert_allclose(judgement.next, np.clip(near + sign * step, *judging.limits), atol=1e-5)
+    assert judgement.search.steps == 1
+
+
 def test_nothing_is_compiled_while_sliders_move(judging, model, sample, caplog):
     raw, target = sample
 

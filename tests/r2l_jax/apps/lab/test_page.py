@@ -99,6 +99,17 @@ def move(page, name, position):
     page.locator(f"[id='knob-{name}']").fill(str(position))
     changed(page, before)
     page.wait_for_selector(".lab-slope")
+    assert page.locator(f"[id='knob-{name}']").input_value() == str(position)
+
+
+def focused(page):
+    """The roles and names that screen readers know of what has the keyboard's focus."""
+    nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    return [
+        (node["role"]["value"], node["name"]["value"])
+        for node in nodes
+        if any(each["name"] == "focused" and each["value"]["value"] for each in node.get("properties", ()))
+    ]
 
 
 def test_a_dropped_file_and_a_slider_show_other_pictures_and_other_probabilities(visit):
@@ -122,6 +133,8 @@ def test_a_dropped_file_and_a_slider_show_other_pictures_and_other_probabilities
     with page.expect_download() as download:
         page.get_by_role("button", name="Settings (Python)").click()
     assert download.value.suggested_filename == "my_isp.py"
+    page.locator("[id='knob-white_balance.red']").focus()
+    assert ("slider", "white balance, red") in focused(page)
     page.get_by_text("Reset sliders").click()
     page.wait_for_function(f"before => {SHARES} === before", arg=of_default)
 

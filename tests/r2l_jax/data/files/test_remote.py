@@ -4,7 +4,7 @@ import sys
 import fsspec
 import pytest
 
-from r2l_jax.apps.render import find_raw_files
+from r2l_jax.apps.files import find_raw_files
 from r2l_jax.data.files import remote
 from r2l_jax.data.files.remote import Url
 from r2l_jax.errors import InputError, collected_warnings

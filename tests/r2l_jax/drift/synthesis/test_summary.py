@@ -164,6 +164,16 @@ def test_dots_are_the_drops_of_the_seeds_and_bars_their_intervals():
     assert [text.get_text() for text in both.get_legend().get_texts()] == ["group", "other"]
 
 
+def test_each_camera_state_has_a_row_of_dots():
+    states = cases.sensor(["exposure=-1,defocus=1", "red_gain=0.5"], [3])
+    dark, red = (case.name for case in states)
+    group = measured(of=[cases.CLEAN, *states], **{dark: 0.4, red: 0.6})
+    axes = drawn(summary(group).figures["dots"])
+    assert [label.get_text() for label in axes.get_yticklabels()] == [f"sensor: {dark}", f"sensor: {red}"]
+    dots = [line.get_xdata() for line in axes.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(dots, [100 * group.drops[name].mean(-1) for name in (dark, red)])
+
+
 def test_each_of_many_runs_has_its_color_in_the_legend():
     """Each run has an entry with the color of its dots, also if the run lacks the first row of the figure."""
     names = [f"run {number}" for number in range(5)]

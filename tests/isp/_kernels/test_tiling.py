@@ -3,14 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isp._kernels import turns
+from isp._kernels import tiling
 
 RNG = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize("batch", [6, 7])
 def test_each_image_equals_the_whole_batch(monkeypatch, batch):
-    monkeypatch.setattr(turns, "_PIXELS_AT_ONCE", 2 * 4 * 5)  # Two images of 4x5.
+    monkeypatch.setattr(tiling, "_PIXELS_AT_ONCE", 2 * 4 * 5)  # Two images of 4x5.
     images = jnp.array(RNG.random((batch, 4, 5), np.float32))
 
     def results_and_gradients(each):
@@ -20,7 +20,7 @@ def test_each_image_equals_the_whole_batch(monkeypatch, batch):
         results, transpose = jax.vjp(process, jnp.float32(3), images)
         return results, *transpose(results)
 
-    found = results_and_gradients(turns.each_image)
+    found = results_and_gradients(tiling.each_image)
     expected = results_and_gradients(lambda function, images: function(images))
     for ours, theirs, rtol in zip(found, expected, (1e-6, 1e-5, 1e-5), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=rtol)
@@ -46,9 +46,9 @@ def test_patches_equal_the_whole(monkeypatch, shape):
         return results, transpose(weights)
 
     expected = results_and_gradients(neighbors_and_sites)
-    monkeypatch.setattr(turns, "_LARGE", 100)
-    monkeypatch.setattr(turns, "_PATCH", (8, 12))
-    program = jax.jit(lambda p, x: turns.by_patches(neighbors_and_sites, p, x, 2, 2))
+    monkeypatch.setattr(tiling, "_LARGE", 100)
+    monkeypatch.setattr(tiling, "_PATCH", (8, 12))
+    program = jax.jit(lambda p, x: tiling.by_patches(neighbors_and_sites, p, x, 2, 2))
     assert "while" in program.lower(parameters, images).as_text()
     found = results_and_gradients(program)
     np.testing.assert_array_equal(found[0], expected[0])

@@ -157,12 +157,6 @@ def _whole(function: Local, layout: _Layout, parameters: PyTree, images: Array) 
     return layout.each(write, jnp.zeros((*images.shape[:3], *patch.shape[3:]), patch.dtype))
 
 
-def _whole_forward(
-    function: Local, layout: _Layout, parameters: PyTree, images: Array
-) -> tuple[Array, tuple[PyTree, Array]]:
-    return _by_patches(function, layout, parameters, images), (parameters, images)
-
-
 def _whole_backward(
     function: Local, layout: _Layout, residuals: tuple[PyTree, Array], gradient: Array
 ) -> tuple[PyTree, Array]:
@@ -186,7 +180,7 @@ def _whole_backward(
     return layout.each(add, jax.tree.map(jnp.zeros_like, (parameters, images)))
 
 
-_by_patches = with_gradient(_whole, _whole_forward, _whole_backward, static_argnums=(0, 1))
+_by_patches = with_gradient(_whole, _whole_backward, static_argnums=(0, 1))
 
 
 def _cropped(function: Local, layout: _Layout, place: _Place, parameters: PyTree, taken: Array) -> Array:
