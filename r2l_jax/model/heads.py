@@ -19,8 +19,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import safetensors.numpy
 from flax import nnx
 
+import tasks
 from r2l_jax import named_code
 from r2l_jax.errors import InputError
 from r2l_jax.model.host_networks import import_torch
@@ -52,12 +54,8 @@ class NamedHead:
 
     def frozen(self, classes: int) -> NormalizedHead | None:
         """Returns the head if it is frozen, and None if it can be trained. It is made only once."""
-        head = _made_once(self, classes)
+        head = made_once(self, classes)
         return head if isinstance(head, NormalizedHead) and weights_of(head) else None
-
-    def has_normalization(self, classes: int) -> bool:
-        """Returns whether the head has its own normalization."""
-        return isinstance(_made_once(self, classes), NormalizedHead)
 
     def weights(self, classes: int) -> str | None:
         """Returns the hash of a frozen head's weights; None for a head that can be trained."""
@@ -99,11 +97,10 @@ class NamedHead:
             wanted = "a flax.nnx.Module, a torch.nn.Module or the result of r2l_jax.from_flax or from_torch"
             raise InputError(f"{named} must return {wanted}, got {type(made).__name__}")
         for path, variable in nnx.to_flat_state(nnx.state(made)):
-            if getattr(variable[...], "dtype", None) != jnp.float32:
-                place = ".".join(map(str, path))
+            if (kind := getattr(variable[...], "dtype", "no array")) != jnp.float32:
                 raise InputError(
-                    f"{named} must have only float32 variables, and no random state such as for dropout, got "
-                    f"{getattr(variable[...], 'dtype', 'no array')} for {place}"
+                    f"{named} must have only float32 variables, and no random state such as for dropout, got {kind} "
+                    f"for {'.'.join(map(str, path))}"
                 )
         if weights_of(made) and jax.device_count() > 1:
             # Devices that share a batch would wait for each other while one of them calls the network.
@@ -111,11 +108,9 @@ class NamedHead:
                 f"{named} is not a JAX network and needs a single device, found {jax.device_count()}: select one, for "
                 "example with CUDA_VISIBLE_DEVICES=0 or JAX_NUM_CPU_DEVICES=1"
             )
-        if self.groups is None:
-            return made
-        if isinstance(made, NormalizedHead):
+        if self.groups and isinstance(made, NormalizedHead):
             return NormalizedHead(made.mean, made.std, FittedHead(made.core, groups=self.groups))
-        return FittedHead(made, groups=self.groups)
+        return FittedHead(made, groups=self.groups) if self.groups else made
 
 
 def find_head(network: NetworkSettings, classes: tuple[str, ...]) -> NamedHead | None:
@@ -146,15 +141,53 @@ def outputs_of(given: str, classes: Sequence[str]) -> tuple[tuple[int, ...], ...
     if not re.fullmatch(f"({_PAIR.pattern})+", given):
         raise InputError(f"`class_outputs` must be pairs such as cat:281,dog:207+208, got {given!r:.80}")
     found = [(name, tuple(map(int, places.split("+")))) for name, places in _PAIR.findall(given)]
+    every = [output for _, places in found for output in places]
     if sorted(name for name, _ in found) != sorted(classes):
         raise InputError(f"`class_outputs` must name each class of the data once ({', '.join(classes)}), got {given}")
-    every = [output for _, places in found for output in places]
     if len(set(every)) < len(every):
         raise InputError(f"`class_outputs` must name each output once, got {given}")
     return tuple(dict(found)[name] for name in classes)
 
 
 @functools.cache
-def _made_once(named: NamedHead, classes: int) -> nnx.Module:
+def made_once(named: NamedHead, classes: int) -> nnx.Module:
     """Makes a head once: a PyTorch head with its weights, a Flax head with shapes in place of arrays."""
     return nnx.eval_shape(lambda: named._made(classes, nnx.Rngs(0)))
+
+
+# Files may have a classifier for ImageNet's classes, which is not used.
+_CLASSIFIER = ("fc.",)
+
+
+def load_weights(head: nnx.Module, network: str, file: str | None = None) -> None:
+    """Replaces the weights of the residual network in a head with torchvision's ImageNet weights ("IMAGENET1K_V1").
+
+    The network (`resnet18`, `resnet34` or `resnet50`) is all of a ResNet except its last layer, `fc`, or the encoder of
+    a U-Net. Its parameters and the running statistics of its batch norms are replaced in place; the rest of the head,
+    which may be abstract (`nnx.eval_shape`), stays. `file` is a safetensors file with torchvision's names, with or
+    without the classifier and `num_batches_tracked`; None downloads one (see `hub.weights_file`), in all processes
+    together.
+    """
+    if file:
+        path, source = pathlib.Path(file), f"`pretrained_weights={file}`"
+    else:
+        # Imported here, because the download libraries would make every training start later.
+        from r2l_jax.data.fetch import hub
+
+        path = hub.weights_file(network)
+        source = f"`classifier_pretrained`: {path}"
+    try:
+        state = safetensors.numpy.load_file(path)
+    except OSError as error:
+        raise InputError(f"{source}: {error.strerror or error}") from None
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{source} must be a safetensors file (not a PyTorch .pth): {error}") from None
+    try:
+        tasks.load_torch_state(getattr(head, "encoder", head), state, keep=_CLASSIFIER)
+    except ValueError as error:
+        _, *misfits = str(error).splitlines()
+        # The last one names a tensor that the network does not have, if any.
+        shown = "; ".join(dict.fromkeys([misfits[0], misfits[-1]]))
+        raise InputError(
+            f"{source} does not contain the weights of a {network}: {len(misfits)} tensors do not fit, such as {shown}"
+        ) from None

@@ -34,10 +34,7 @@ logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)
 
 
 class HostNetwork(abc.ABC):
-    """A frozen network that computes outside of JAX.
-
-    Compiled functions tell networks apart as objects. Stored results know them by their `identity`, a hash.
-    """
+    """A frozen network that computes outside of JAX. Stored results know it by its `identity`, a hash."""
 
     identity: str
     kind: str
@@ -172,26 +169,26 @@ class TorchNetwork(HostNetwork):
 
     def kept_logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
         """Computes the logits, and keeps what the gradient needs."""
-        # A copy, since JAX reuses the memory of the images.
-        leaf = _tensor(images).clone().requires_grad_(True)
-        with import_torch().enable_grad():
-            logits = self._computed(leaf)
+        leaf, logits = self._followed(_tensor(images))
         if not logits.requires_grad:
             raise InputError(_without_gradient(type(self._module).__name__, "logits"))
         self._kept.append((leaf, logits))
         return _array(logits)
 
+    def _followed(self, images: Any) -> tuple[Any, Any]:
+        """Computes the logits of a copy of images, since JAX reuses their memory; returns both, for the gradient."""
+        leaf = images.clone().requires_grad_(True)
+        with import_torch().enable_grad():
+            return leaf, self._computed(leaf)
+
     def gradient(self, images: jax.Array | np.ndarray, cotangent: jax.Array | np.ndarray) -> np.ndarray:
         """Computes the vector-Jacobian product of a cotangent of the logits, for the images."""
-        torch, wanted = import_torch(), _tensor(images)
-        try:
-            leaf, logits = self._kept.pop()
-        except IndexError:
-            leaf = logits = None
-        if leaf is None or leaf.shape != wanted.shape or not torch.equal(leaf, wanted):
-            leaf = wanted.clone().requires_grad_(True)
-            with torch.enable_grad():
-                logits = self._computed(leaf)
+        torch, wanted, kept = import_torch(), _tensor(images), None
+        with contextlib.suppress(IndexError):
+            kept = self._kept.pop()
+        if kept is None or kept[0].shape != wanted.shape or not torch.equal(kept[0], wanted):
+            kept = self._followed(wanted)
+        leaf, logits = kept
         (gradient,) = torch.autograd.grad(logits, leaf, _tensor(cotangent), allow_unused=True)
         return np.zeros(leaf.shape, np.float32) if gradient is None else _array(gradient)
 
@@ -199,9 +196,8 @@ class TorchNetwork(HostNetwork):
         """Detects objects in each image."""
         torch, name = import_torch(), type(self._module).__name__
         with torch.no_grad(), self._mode:
-            found = self._called(
-                f"a list of images of shape {images.shape[1:]}", list(torch.tensor(images, **self._place))
-            )
+            given = list(torch.tensor(images, **self._place))
+            found = self._called(f"a list of images of shape {images.shape[1:]}", given)
         if not isinstance(found, list | tuple) or len(found) != len(images):
             raise InputError(f"{name} must return a list with a dict for each of {len(images)} images")
         detections = []
@@ -230,7 +226,8 @@ class TorchNetwork(HostNetwork):
                 leaf = torch.tensor(image, requires_grad=gradient)
                 target = {"boxes": torch.tensor(boxes, **self._place), "labels": torch.tensor(labels, device=device)}
                 with torch.set_grad_enabled(gradient):
-                    loss = self._sum(self._called(given, [leaf.to(**self._place, copy=True)], [target]))
+                    found = self._called(given, [leaf.to(**self._place, copy=True)], [target])
+                    loss = _sum_of(found, type(self._module).__name__)
                 losses[number] = loss.item()
                 if gradient and loss.requires_grad:
                     (of_leaf,) = torch.autograd.grad(loss, leaf, allow_unused=True)
@@ -238,16 +235,6 @@ class TorchNetwork(HostNetwork):
                 elif gradient and len(boxes):
                     raise InputError(_without_gradient(type(self._module).__name__, "losses"))
         return losses, gradients
-
-    def _sum(self, found: Any) -> Any:
-        """Sums losses, which must be finite."""
-        torch, name = import_torch(), type(self._module).__name__
-        if not isinstance(found, Mapping) or not all(isinstance(each, torch.Tensor) for each in found.values()):
-            raise InputError(f"{name} must return a dict of losses in training mode, for a list of images and targets")
-        loss = sum(each.sum() for each in found.values())
-        if not found or not torch.isfinite(loss):
-            raise InputError(f"{name} must return finite losses, got {', '.join(map(str, found)) or 'none'}")
-        return loss
 
     @contextlib.contextmanager
     def _in_training(self) -> Iterator[None]:
@@ -295,6 +282,17 @@ def import_torch() -> Any:
         raise InputError("a PyTorch head needs the package torch: pip install 'r2l_jax[torch]'") from None
 
 
+def _sum_of(losses: Any, name: str) -> Any:
+    """Sums the losses of a module, which must be finite."""
+    torch = import_torch()
+    if not isinstance(losses, Mapping) or not all(isinstance(each, torch.Tensor) for each in losses.values()):
+        raise InputError(f"{name} must return a dict of losses in training mode, for a list of images and targets")
+    total = sum(each.sum() for each in losses.values())
+    if not losses or not torch.isfinite(total):
+        raise InputError(f"{name} must return finite losses, got {', '.join(map(str, losses)) or 'none'}")
+    return total
+
+
 def _without_gradient(name: str, what: str) -> str:
     return (
         f"{name} must return {what} with a gradient for its images; torch.no_grad, detach or NumPy in its forward "
@@ -315,11 +313,9 @@ def _joined(parts: Sequence[np.ndarray], name: str) -> np.ndarray:
 
 
 def _hash(module: Any) -> str:
-    """Hashes a module's layers and weights, the code of its classes, and the values that the code reads.
+    """Hashes a module's layers and weights, the code of its classes, and the plain values and arrays that it reads.
 
-    These are numbers, strings, tensors and arrays, and collections of them, in attributes of its submodules and their
-    classes, and in variables outside of the code. Not hashed are other objects, functions that the code calls, and
-    hooks. PyTorch's own classes are known by their names alone.
+    Not hashed are other objects, functions that the code calls, and hooks. PyTorch's own classes count by name alone.
     """
     torch = import_torch()
     own, codes, unknown = vars(torch.nn.Module()).keys(), dict[type, Any](), set[str]()
@@ -402,9 +398,8 @@ def of_images(function: Callable[..., Any], shapes: Any, *arrays: tuple[Array, i
 
     def called(*given: jax.Array) -> Any:
         lead = given[0].shape[: given[0].ndim - ranks[0]]
-        flat = list(given)
-        if len(lead) > 1:
-            flat = [each.reshape(-1, *each.shape[each.ndim - rank :]) for each, rank in zip(given, ranks, strict=True)]
+        pairs = zip(given, ranks, strict=True)
+        flat = [each.reshape(-1, *each.shape[each.ndim - rank :]) if len(lead) > 1 else each for each, rank in pairs]
         return jax.tree.map(lambda each: each.reshape(*lead, *each.shape[1:]), function(*flat))
 
     count = len(arrays[0][0])
@@ -416,7 +411,7 @@ def _logits_shape(network: HostNetwork, images: Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(network.shape(images.shape)[1:], jnp.float32)
 
 
-def _plain(network: HostNetwork, images: Array) -> Array:
+def _plain(network: HostNetwork, images: Float[Array, "batch 3 height width"]) -> Float[Array, "batch classes ..."]:
     return of_images(network.logits, _logits_shape(network, images), (images, 3))
 
 
@@ -430,10 +425,6 @@ def _backward(network: TorchNetwork, images: Array, cotangent: Array) -> tuple[A
     return (of_images(network.gradient, shape, (images, 3), (cotangent, cotangent.ndim - 1)),)
 
 
-_logits = jax.custom_vjp(_plain, nondiff_argnums=(0,))
-_logits.defvjp(_forward, _backward)
-
-
-def logits_of(network: HostNetwork, images: Float[Array, "batch 3 height width"]) -> Float[Array, "batch classes ..."]:
-    """Computes the logits `(B, C)` or `(B, C, H, W)` of normalized images, with a gradient for the images."""
-    return _logits(network, images)
+# Computes the logits `(B, C)` or `(B, C, H, W)` of a network for normalized images, with a gradient for the images.
+logits_of = jax.custom_vjp(_plain, nondiff_argnums=(0,))
+logits_of.defvjp(_forward, _backward)

@@ -34,9 +34,8 @@ class Checkpoints:
     """Writes the states of a fold while training continues, and keeps the last and the best of them.
 
     A checkpoint is the folder `<step>/`, which appears complete or not at all. It holds the `model`, the `progress`
-    (the rest of the training state), the `history` of the epochs so far, and as `metrics` the quality of this epoch;
-    within an epoch, it also holds the `outcomes` of the samples so far.
-    Leaving the context waits until everything is on disk. Unless `enabled`, nothing is saved or found.
+    (the rest of the state), the `history` of the epochs so far, and as `metrics` the quality of this epoch; within an
+    epoch, it also holds the `outcomes` of the samples so far. Leaving the context waits until everything is on disk.
     """
 
     def __init__(self, folder: pathlib.Path, enabled: bool = True):
@@ -94,22 +93,18 @@ class Checkpoints:
         """
         if self._manager is None or (step := self._manager.latest_step()) is None:
             return state, [], {}
-        whole = (self._folder / str(step) / _PROGRESS).is_dir()
         items: dict[str, Any] = {
             "model": ocp.args.StandardRestore(nnx.to_pure_dict(state.model)),
             "history": ocp.args.JsonRestore(),
+            _PROGRESS: ocp.args.StandardRestore(_progress(state)),
+            _OUTCOMES: ocp.args.StandardRestore(),
         }
-        if whole:
-            items[_PROGRESS] = ocp.args.StandardRestore(_progress(state))
-        if (self._folder / str(step) / _OUTCOMES).is_dir():
-            items[_OUTCOMES] = ocp.args.StandardRestore()
+        items = {name: item for name, item in items.items() if (self._folder / str(step) / name).is_dir()}
         with _one_line(f"{self._folder} cannot be resumed; start over with `overwrite`"):
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         nnx.replace_by_pure_dict(state.model, restored["model"])
-        if not whole:
-            return state.replace(step=jax.device_put(np.int32(step), state.step.sharding)), restored["history"], {}
-        outcomes = jax.device_get(restored[_OUTCOMES]) if _OUTCOMES in items else {}
-        return state.replace(**restored[_PROGRESS]), restored["history"], outcomes
+        progress = restored.get(_PROGRESS) or {"step": jax.device_put(np.int32(step), state.step.sharding)}
+        return state.replace(**progress), restored["history"], jax.device_get(restored.get(_OUTCOMES) or {})
 
     def _clear(self) -> None:
         if self._manager is not None and is_first():
@@ -123,8 +118,8 @@ class Checkpoints:
 
 def drop_optimizer(folder: pathlib.Path) -> None:
     """Removes the optimizer's state, which is most of a checkpoint, from the checkpoints of a finished run."""
+    # Renamed first, so that the progress of a checkpoint is complete or absent.
     for progress in folder.glob(f"[0-9]*/{_PROGRESS}"):
-        # Renamed first, so that the progress of a checkpoint is complete or absent.
         progress.rename(progress.with_name(f".{_PROGRESS}"))
     for dropped in folder.glob(f"[0-9]*/.{_PROGRESS}"):
         shutil.rmtree(dropped)

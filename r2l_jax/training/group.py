@@ -17,7 +17,7 @@ from r2l_jax.results.locks import writing_to
 from r2l_jax.results.tables import table
 from r2l_jax.training import tracking, train
 from r2l_jax.training.record import fold_folders, read_record
-from r2l_jax.training.update import GradientDescent
+from r2l_jax.training.steps import GradientDescent
 
 
 def run(config: TrainConfig, settings: GroupSettings, rule: type[GradientDescent] = GradientDescent) -> None:

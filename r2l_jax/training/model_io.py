@@ -30,9 +30,8 @@ from r2l_jax.data.splits import Split
 from r2l_jax.devices.placement import shardings
 from r2l_jax.errors import InputError
 from r2l_jax.model.adaptation import LEAST, MOST, Adapted, Known, known_of, statistics
-from r2l_jax.model.build import Architecture
 from r2l_jax.model.processors import OwnNormalization, Standardize
-from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.model.raw_to_logit import Architecture, RawToLogit
 from r2l_jax.model.settings import STATIC_FLAGS, ProcessingSettings
 from r2l_jax.model.tasks import Task, make_task
 from r2l_jax.named_code import Source
@@ -91,21 +90,6 @@ class Trained:
     stored_clean: Known = dataclasses.field(default_factory=dict)
     adaptation: Adapted | None = None
     in_memory: RawDataset | None = None
-
-    @property
-    def train_indices(self) -> np.ndarray:
-        """The training samples."""
-        return self.split.train
-
-    @property
-    def valid_indices(self) -> np.ndarray:
-        """The validation samples."""
-        return self.split.valid
-
-    @property
-    def test_indices(self) -> np.ndarray:
-        """The test samples, which training never saw, if any."""
-        return self.split.test
 
     @property
     def measured(self) -> str:
@@ -181,8 +165,8 @@ class Trained:
             return None
         known = self.stored_clean
         if jax.tree.map(np.shape, known) != jax.tree.map(np.shape, statistics(self.model)):
-            few = f"at least {LEAST} training samples, got {len(self.split.train)}"
-            reason = "a training by this version" if len(self.split.train) >= LEAST else few
+            count, reason = len(self.split.train), "a training by this version"
+            reason = reason if count >= LEAST else f"at least {LEAST} training samples, got {count}"
             raise InputError(
                 f"{self.folder}: after training with `camera_augmentation`, adapting starts from stored statistics of "
                 f"clean images, which need {reason}"
@@ -200,9 +184,9 @@ class Trained:
     @functools.cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """The model's variables, and the statistics of clean images, by their dotted paths."""
-        flat = nnx.to_flat_state(nnx.state(self.model))
-        variables = {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in flat}
-        return variables | named(self.stored_clean, "clean")
+        variables = nnx.to_flat_state(nnx.state(self.model))
+        arrays = {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in variables}
+        return arrays | named(self.stored_clean, "clean")
 
     @functools.cached_property
     def identity(self) -> str:
@@ -380,9 +364,8 @@ def _settings(about: Record, codes: Mapping[str, Source], data_dir: str | None, 
 
 def _present(recorded: Source, codes: Mapping[str, Source], where: str) -> str:
     """Returns the name that the user has given for the file of a pipeline or a head."""
-    for name, given in codes.items():
-        if given.identity == recorded.identity:
-            return name
+    if found := [name for name, given in codes.items() if given.identity == recorded.identity]:
+        return found[0]
     changed = [f"; `code={name}` has different content" for name in codes]
     raise InputError(
         f"{where} was trained with Python code of SHA-256 {recorded.sha256[:12]}, which runs only if you name it: "
@@ -446,32 +429,18 @@ def restore(
     optional: Sequence[str] = (),
     resized: Sequence[str] = (),
 ) -> list[str]:
-    """Replaces all values in parts of a model, in place, with arrays from nested dicts keyed by attribute.
+    """Replaces all values in `parts` of a model's state, in place, with arrays from nested dicts keyed by attribute.
 
-    Args:
-        model: the state of a model, or its shapes.
-        source: the arrays of the parts, such as `{"normalizer": {"mean": ..., "var": ...}}`; other parts are ignored.
-        parts: the parts to replace, of "processor", "normalizer" and "head".
-        where: names the source in an error, such as the argument of its run with its value.
-        optional: variables that are kept if the source does not have them.
-        resized: layers that are kept if their shapes differ.
-
-    Returns:
-        The resized layers that were kept.
-
-    Raises:
-        InputError: an array is missing, has another shape, or has no place in the model.
+    `optional` variables are kept if the source, which an error calls `where`, does not have them. So are the layers
+    among `resized` whose shapes differ; their names are returned. An InputError says if an array is missing, has
+    another shape, or has no place in the model.
     """
-    ours = nnx.to_pure_dict(model)
-    loaded, stayed = {}, []
+    ours, loaded, stayed = nnx.to_pure_dict(model), {}, []
     for part in parts:
         own, theirs = ours.get(part, {}), source.get(part, {})
         kept = {name: value for name, value in own.items() if name in optional}
-        differ = {
-            name: own[name]
-            for name in resized
-            if name in own and name in theirs and _shapes(own[name]) != _shapes(theirs[name])
-        }
+        both = own.keys() & theirs.keys() & {*resized}
+        differ = {name: own[name] for name in both if _shapes(own[name]) != _shapes(theirs[name])}
         stayed += differ
         loaded[part] = kept | theirs | differ
         have, want = _shapes(loaded[part]), _shapes(own)

@@ -84,13 +84,13 @@ class Run:
         if self.cameras:
             return None
         camera, white = self.camera, self.about.white_level
-        return camera if camera is None or white is None else dataclasses.replace(camera, white_level=white)
+        return dataclasses.replace(camera, white_level=white) if camera and white else camera
 
     def reading(self, known: isp.Camera | KnownCamera | None = None) -> KnownCamera:
         """Returns the camera argument of `read_raw` for files to be processed by this run.
 
-        Raw images of other cameras are converted to the run's camera: in the black level, and in the gains if these are
-        known here or if the run was trained on several cameras.
+        Raw images of others are converted to the run's camera: in the black level, and in the gains if they are known
+        here or if the run was trained on several cameras.
         """
         if self.camera is None:
             raise InputError("the model was trained on processed images and cannot read raw files")
@@ -128,10 +128,8 @@ class Run:
     def adapted(self, raws: Raws, *, force: bool = False) -> "Run":
         """Returns the run with all models adapted to new images without labels, see `r2l_jax.model.adaptation`.
 
-        Args:
-            raws: raw images `(N, H, W)` in [0, 1] of the size to predict, as diverse as the training images. All of
-                them are processed at once; `adaptation.MOST` are plenty.
-            force: whether to adapt even to unsuitable images.
+        `raws` are raw images `(N, H, W)` in [0, 1] of the size to predict, as diverse as the training images. They are
+        processed at once; `adaptation.MOST` are plenty. `force` adapts even to unsuitable images.
         """
         self.task.check_adapts()
         raws = self._checked(raws)
@@ -172,12 +170,9 @@ class Run:
     def check_parameters(self) -> None:
         """Raises an InputError if the processing has no parameters."""
         for fold in self.folds:
-            processor = fold.model.processor
+            processor, flag = fold.model.processor, fold.config.processing.flag
             if not isinstance(processor, isp.Pipeline) or not processor.parameters():
-                raise InputError(
-                    f"`run={fold.folder}` must have processing parameters, got {fold.config.processing.flag}, which "
-                    "has none"
-                )
+                raise InputError(f"`run={fold.folder}` must have processing parameters, got {flag}, which has none")
 
     def predict(self, raws: Raws, batch_size: int = BATCH) -> Float32[np.ndarray, "..."]:
         """Computes the probabilities of classes `(..., C)`, or of the object at each site `(..., H, W)`.
@@ -193,11 +188,8 @@ class Run:
         if self.config.attack.adv_noise_layer and self.shape != (height, width):
             raise InputError(f"raw images must have the additive layer's shape {self.shape}, got {height}x{width}")
         compute = compiler.jit(_probabilities, 0, 1)
-        each = [
-            self.in_batches(functools.partial(compute, graph, self.task, state), raws, batch_size)
-            for graph, state in self._split
-        ]
-        return np.mean(each, axis=0)
+        each = [functools.partial(compute, graph, self.task, state) for graph, state in self._split]
+        return np.mean([self.in_batches(of_model, raws, batch_size) for of_model in each], axis=0)
 
     def render(self, raws: Raws, batch_size: int = BATCH) -> Float32[np.ndarray, "..."]:
         """Computes the processed images `(..., H, W, 3)`, before the normalization for the network."""
@@ -244,15 +236,11 @@ class Run:
         flat = jax.tree.map(lambda each: each.reshape(-1, *each.shape[-rank:]), self._checked(raws))
         size, results = min(batch_size, len(flat)), []
 
-        def fetched(result: Array, count: int) -> np.ndarray:
-            return np.asarray(result)[:count]
-
         for start in range(0, len(flat), size):
             places = np.arange(start, start + size).clip(max=len(flat) - 1)
-            count = min(size, len(flat) - start)
-            results.append(jax.tree.map(functools.partial(fetched, count=count), function(flat[places])))
-        leading = np.shape(raws)[:-rank]
-        return jax.tree.map(lambda *parts: np.concatenate(parts).reshape(*leading, *parts[0].shape[1:]), *results)
+            results.append(jax.tree.map(np.asarray, function(flat[places])))
+        lead, count = np.shape(raws)[:-rank], len(flat)
+        return jax.tree.map(lambda *each: np.concatenate(each)[:count].reshape(*lead, *each[0].shape[1:]), *results)
 
 
 def _probabilities(graph: nnx.GraphDef, task: Task, state: nnx.State, raws: Array | Part) -> Array:

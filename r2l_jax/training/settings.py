@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 else:
     Task = Optimizer = Any  # importing them would delay a program's help
 
-# The purposes of camera augmentation, see `model.camera_augmentation`.
+# The purposes of camera augmentation, see `model.augment.re_expose`.
 PURPOSES = ("exposure", "light", "optics", "readout")
 
 # The parameters of the parametrized pipeline. Making the pipeline would start JAX before several hosts are connected.

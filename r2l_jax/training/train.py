@@ -28,13 +28,10 @@ from r2l_jax.results.files import EVENTS, check_output_folder, write_json, write
 from r2l_jax.results.locks import writing_to
 from r2l_jax.training.checkpoint import Checkpoints, Quality, drop_optimizer
 from r2l_jax.training.model_io import CLEAN, NAME, PARTS, Trained, named, restore, stored
-from r2l_jax.training.plan import Plan
+from r2l_jax.training.plan import Plan, initial_state
 from r2l_jax.training.record import Fold, Record, fold_folders, read_record, seed_folders
-from r2l_jax.training.results import write_result
-from r2l_jax.training.start import initial_state
-from r2l_jax.training.steps import Steps, TrainState, make_steps
-from r2l_jax.training.tracking import Tracker, class_table, closing, epoch_line, record_samples, run_table
-from r2l_jax.training.update import GradientDescent
+from r2l_jax.training.steps import GradientDescent, Steps, TrainState, make_steps
+from r2l_jax.training.tracking import Tracker, class_table, closing, epoch_line, record_samples, run_table, write_result
 
 Numbers = dict[str, Any]
 
