@@ -42,16 +42,12 @@ Known = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Adapted:
-    """A model with adapted batch-norm statistics.
-
-    `share` is the weight of the new images in the mixture, from 0 to 1. `mutual_information` is between the predictions
-    and these images; below `needed`, the images are refused.
-    """
+    """A model with adapted batch-norm statistics."""
 
     model: RawToLogit
-    share: float
-    mutual_information: float
-    needed: float
+    share: float  # the weight of the new images in the mixture, from 0 to 1
+    mutual_information: float  # of the predictions and these images
+    needed: float  # the least mutual information of images that are not refused
     images: int
 
     @property
@@ -106,10 +102,7 @@ def replaced(model: RawToLogit, raws: Raws, task: Task) -> RawToLogit:
 
 
 def known_of(model: RawToLogit, raws: Raws, task: Task) -> Known:
-    """Observes the statistics of images in all normalization layers of the unchanged model.
-
-    The images are processed `LEAST` at a time, so their number is a multiple of it.
-    """
+    """Observes the statistics of images, a multiple of `LEAST`, in all normalization layers of the unchanged model."""
     parts = [raws[start : start + LEAST] for start in range(0, len(raws), LEAST)]
     known = statistics(model)
     moments = [_mixed(model, part, task, 0.0, known)[2] for part in parts]

@@ -113,9 +113,9 @@ def matches(boxes: Array, targets: Array, classes: int) -> dict[str, Array]:
         each = [tasks.detection.match(*image, classes, size) for image in images]
         return {name: np.stack([of_image[name] for of_image in each]) for name in each[0]}
 
-    of_one = tasks.detection.match(np.zeros((0, 6)), np.zeros((0, 6)), classes, size)
-    shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in of_one.items()}
-    return of_images(matched, shapes, (boxes, 2), (targets, 2))
+    # The shapes of one image.
+    none = tasks.detection.match(np.zeros((0, 6)), np.zeros((0, 6)), classes, size)
+    return of_images(matched, none, (boxes, 2), (targets, 2))
 
 
 def _channels_first(images: AnyArray) -> np.ndarray:

@@ -7,6 +7,7 @@
 - `<file>.onnx`: a frozen network without gradients, which takes images in [0, 1].
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -14,7 +15,7 @@ import inspect
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -36,10 +37,9 @@ _PAIR = re.compile(r"([^:]+):(\d+(?:\+\d+)*)(?:,|$)")
 
 @dataclasses.dataclass(frozen=True)
 class NamedHead:
-    """A head by name; calling it makes the head.
+    """A head by name; calling it makes the head, and `identity` distinguishes it from others of this name.
 
-    `make` takes `classes`, `rngs`, both or neither. `identity` distinguishes the head from others of this name.
-    `groups` are the numbers of the outputs that stand for each class; None if the outputs are the classes.
+    `make` takes `classes`, `rngs`, both or neither; `groups` are the outputs of each class, by default itself.
     """
 
     name: str = dataclasses.field(compare=False)
@@ -64,33 +64,32 @@ class NamedHead:
 
     def check(self, head: nnx.Module, images: tuple[int, ...], logits: Any) -> None:
         """Raises an InputError unless the made head, which may be abstract, makes logits of this shape from images."""
-        try:
+        named = f"`classifier_network={self.name}`"
+        with self._naming(f"{named} rejects images of shape {images}: "):
             given = jax.ShapeDtypeStruct(images, jnp.float32)
             found = nnx.eval_shape(lambda head, images: head(images), head, given)
-        except InputError as error:
-            raise InputError(f"`classifier_network={self.name}`: {error}") from None
-        except Exception as error:  # The user's module may raise anything.
-            reason = named_code.in_one_line(error, self.source.file if self.source else "")
-            raise InputError(f"`classifier_network={self.name}` rejects images of shape {images}: {reason}") from error
         if (shapes := jax.tree.map(lambda each: getattr(each, "shape", None), found)) != logits:
             got = shapes if isinstance(shapes, tuple) else type(found).__name__
-            raise InputError(
-                f"`classifier_network={self.name}` must return logits of shape {logits} for images of shape {images}, "
-                f"got {got}"
-            )
+            raise InputError(f"{named} must return logits of shape {logits} for images of shape {images}, got {got}")
+
+    @contextlib.contextmanager
+    def _naming(self, what: str) -> Iterator[None]:
+        """Turns errors of the user's code, which may raise anything, into one line that names the head."""
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f"`classifier_network={self.name}`: {error}") from None
+        except (Exception, SystemExit) as error:
+            file = self.source.file if self.source else ""
+            raise InputError(f"{what}{named_code.in_one_line(error, file)}") from error
 
     def _made(self, classes: int, rngs: nnx.Rngs) -> nnx.Module:
         """Calls the function, and makes a head of what it returns."""
         known, named = inspect.signature(self.make).parameters, f"`classifier_network={self.name}`"
         offered = {"rngs": rngs} if self.groups else {"classes": classes, "rngs": rngs}
         arguments = {name: value for name, value in offered.items() if name in known}
-        try:
+        with self._naming(f"{named} raised "):
             made = self.make(**arguments)
-        except InputError as error:
-            raise InputError(f"{named}: {error}") from None
-        except (Exception, SystemExit) as error:
-            reason = named_code.in_one_line(error, self.source.file if self.source else "")
-            raise InputError(f"{named} raised {reason}") from error
         if "torch" in sys.modules and isinstance(made, import_torch().nn.Module):
             made = from_torch(made)
         if not isinstance(made, nnx.Module):
@@ -114,9 +113,9 @@ class NamedHead:
 
 
 def find_head(network: NetworkSettings, classes: tuple[str, ...]) -> NamedHead | None:
-    """Finds the head that the settings name; None for the known networks. Runs a user's file, as `find_pipeline` does.
+    """Finds the head that the settings name for the data's classes or object. Runs a user's file.
 
-    `classes` are the names of the data's classes, or of the object to segment.
+    None stands for the known networks.
     """
     name = network.classifier_network
     if not network.has_custom_head:
@@ -126,14 +125,13 @@ def find_head(network: NetworkSettings, classes: tuple[str, ...]) -> NamedHead |
             content = pathlib.Path(name).read_bytes()
         except OSError as error:
             raise InputError(f"`classifier_network={name}`: {error.strerror}") from None
-        head = NamedHead(name, functools.partial(from_onnx, name), ("onnx", hashlib.sha256(content).hexdigest()))
+        identity, source = ("onnx", hashlib.sha256(content).hexdigest()), None
+        make = functools.partial(from_onnx, name)
     else:
         source, make = named_code.load(name, "classifier_network", "head")
-        head = NamedHead(name, make, source.identity, source)
-    if not network.class_outputs:
-        return head
-    groups = outputs_of(network.class_outputs, classes)
-    return dataclasses.replace(head, identity=(*head.identity, groups), groups=groups)
+        identity = source.identity
+    groups = outputs_of(network.class_outputs, classes) if network.class_outputs else None
+    return NamedHead(name, make, (*identity, groups) if groups else identity, source, groups)
 
 
 def outputs_of(given: str, classes: Sequence[str]) -> tuple[tuple[int, ...], ...]:
@@ -160,13 +158,11 @@ _CLASSIFIER = ("fc.",)
 
 
 def load_weights(head: nnx.Module, network: str, file: str | None = None) -> None:
-    """Replaces the weights of the residual network in a head with torchvision's ImageNet weights ("IMAGENET1K_V1").
+    """Replaces weights and running statistics of a head's residual network with torchvision's ("IMAGENET1K_V1").
 
-    The network (`resnet18`, `resnet34` or `resnet50`) is all of a ResNet except its last layer, `fc`, or the encoder of
-    a U-Net. Its parameters and the running statistics of its batch norms are replaced in place; the rest of the head,
-    which may be abstract (`nnx.eval_shape`), stays. `file` is a safetensors file with torchvision's names, with or
-    without the classifier and `num_batches_tracked`; None downloads one (see `hub.weights_file`), in all processes
-    together.
+    The `network` (`resnet18`, `resnet34` or `resnet50`) is all of a ResNet except its last layer, `fc`, or the encoder
+    of a U-Net; the rest of the head stays, and may be abstract. `file` is a safetensors file with torchvision's names;
+    None downloads one (see `hub.weights_file`), in all processes together.
     """
     if file:
         path, source = pathlib.Path(file), f"`pretrained_weights={file}`"
@@ -178,12 +174,11 @@ def load_weights(head: nnx.Module, network: str, file: str | None = None) -> Non
         source = f"`classifier_pretrained`: {path}"
     try:
         state = safetensors.numpy.load_file(path)
+        tasks.load_torch_state(getattr(head, "encoder", head), state, keep=_CLASSIFIER)
     except OSError as error:
         raise InputError(f"{source}: {error.strerror or error}") from None
     except safetensors.SafetensorError as error:
         raise InputError(f"{source} must be a safetensors file (not a PyTorch .pth): {error}") from None
-    try:
-        tasks.load_torch_state(getattr(head, "encoder", head), state, keep=_CLASSIFIER)
     except ValueError as error:
         _, *misfits = str(error).splitlines()
         # The last one names a tensor that the network does not have, if any.

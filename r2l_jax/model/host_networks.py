@@ -89,8 +89,8 @@ class OnnxNetwork(HostNetwork):
             found = ", ".join(f"{each.type} {each.shape}" for each in inputs)
             raise InputError(f"{file} must take one float32 batch (B, 3, H, W) or (B, H, W, 3), got {found}")
         self._last = shape[1] != 3  # whether channels are last
-        sides = shape[1:3] if self._last else shape[2:]
-        self.size = (sides[0], sides[1]) if all(isinstance(side, int) for side in sides) else None
+        height, width = shape[1:3] if self._last else shape[2:]
+        self.size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
         self._batch = shape[0] if isinstance(shape[0], int) else None
 
     def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
@@ -99,8 +99,8 @@ class OnnxNetwork(HostNetwork):
         array = np.ascontiguousarray(np.moveaxis(array, 1, -1)) if self._last else array
         size = self._batch or len(array)
         filled = np.concatenate([array, np.repeat(array[-1:], -len(array) % size, 0)])
-        logits = np.concatenate([self._computed(filled[start : start + size]) for start in range(0, len(filled), size)])
-        logits = logits[: len(array)]
+        parts = [self._computed(filled[start : start + size]) for start in range(0, len(filled), size)]
+        logits = np.concatenate(parts)[: len(array)]
         if np.isnan(logits).any() and np.isfinite(array).all():
             raise InputError(f"{self._file} returns NaN logits for finite images")
         return np.moveaxis(logits, -1, 1) if self._last and logits.ndim == 4 else logits
@@ -108,9 +108,9 @@ class OnnxNetwork(HostNetwork):
     def detections(self, images: np.ndarray) -> list[np.ndarray]:
         """Detects objects in each image, with the outputs boxes, scores and labels, whatever their order."""
         names = [each.name for each in self._session.get_outputs()]
-        if lacking := [name for name in _OF_OBJECTS if name not in names]:
+        if lacking := ", ".join(name for name in _OF_OBJECTS if name not in names):
             raise InputError(
-                f"{self._file} must have the outputs {', '.join(_OF_OBJECTS)} for detection, lacks {', '.join(lacking)}"
+                f"{self._file} must have the outputs {', '.join(_OF_OBJECTS)} for detection, lacks {lacking}"
             )
         array = np.ascontiguousarray(np.moveaxis(images, 1, -1)) if self._last else images
         found = []
@@ -130,8 +130,8 @@ class OnnxNetwork(HostNetwork):
 
     def _computed(self, array: np.ndarray) -> np.ndarray:
         logits = self._run(array, None)[0]
-        if getattr(logits, "ndim", 0) not in (2, 4) or len(logits) != len(array):
-            found = f"{np.shape(logits)} for {len(array)} images"
+        if logits.ndim not in (2, 4) or len(logits) != len(array):
+            found = f"{logits.shape} for {len(array)} images"
             raise InputError(f"{self._file} must return logits (B, C) or of rank 4, got shape {found}")
         return np.asarray(logits, np.float32)
 
@@ -139,9 +139,9 @@ class OnnxNetwork(HostNetwork):
 class TorchNetwork(HostNetwork):
     """A trained PyTorch module, computed on arrays. It has gradients with respect to the images.
 
-    A module that detects objects takes a list of images `(3, H, W)`, as torchvision's detectors do, and returns a dict
-    with `boxes (K, 4)`, `scores (K,)` and `labels (K,)` for each. In training mode, it also takes a list of dicts with
-    the true `boxes` and `labels`, and returns a dict of losses.
+    As torchvision's detectors do, one that detects objects takes a list of images `(3, H, W)`, and returns a dict with
+    `boxes (K, 4)`, `scores (K,)` and `labels (K,)` for each. In training mode, it also takes a list of dicts with the
+    true `boxes` and `labels`, and returns a dict of losses.
     """
 
     kind = "PyTorch"
@@ -212,10 +212,10 @@ class TorchNetwork(HostNetwork):
         return detections
 
     def losses(self, images: np.ndarray, targets: Sequence[tuple[np.ndarray, np.ndarray]], gradient: bool) -> Any:
-        """Computes the sum of a detector's losses for each image `(N,)`, and its gradient for the image `(N, 3, H, W)`.
+        """Computes the sum of a detector's losses for each image, and its `gradient` for the image, or else 0.
 
         Batch norm and dropout stay frozen, and losses that draw samples draw the same ones each time. `targets` are the
-        true boxes `(K, 4)` and labels `(K,)` of each image. Without `gradient`, it is 0.
+        true boxes `(K, 4)` and labels `(K,)` of each image.
         """
         torch = import_torch()
         losses, gradients = np.zeros(len(images), np.float32), np.zeros(images.shape, np.float32)

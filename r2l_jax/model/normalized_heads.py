@@ -12,6 +12,13 @@ from jaxtyping import Array, Float
 from r2l_jax.errors import InputError
 from r2l_jax.model.host_networks import HostNetwork, OnnxNetwork, TorchNetwork, logits_of
 
+Three = Sequence[float]
+Size = int | tuple[int, int] | None
+_BLACK, _WHITE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+# The outputs that stand for each class.
+Groups = tuple[tuple[int, ...], ...]
+
 
 class NormalizedHead(nnx.Module):
     """A head with its own normalization, which takes images in [0, 1] from any data set."""
@@ -25,29 +32,22 @@ class NormalizedHead(nnx.Module):
 
 
 class FittedHead(nnx.Module):
-    """A network fitted to the data: it takes images of one size, or its outputs are joined to the data's classes.
+    """A network fitted to the data: it takes images of one `size`, from which masks are resized back, if given.
 
-    `size` is the height and width to which images are resized, and from which masks are resized back. `groups` are the
-    outputs of each class, whose probabilities add up, or only the outputs of the object to segment.
+    `groups` are the outputs of each class, whose probabilities add up, or only the outputs of the object to segment.
     """
 
-    def __init__(
-        self,
-        network: nnx.Module,
-        size: tuple[int, int] | None = None,
-        groups: tuple[tuple[int, ...], ...] | None = None,
-    ):
+    def __init__(self, network: nnx.Module, size: tuple[int, int] | None = None, groups: Groups | None = None):
         self.network, self.size, self.groups = network, size, groups
 
     def __call__(self, images: Float[Array | np.ndarray, "batch height width 3"]) -> Float[Array, "batch ..."]:
         """Computes the logits of the classes, or the logit of the object against everything else."""
         logits = self.network(images if self.size is None else resized(images, self.size))
-        if self.size is not None and logits.ndim > 2:
-            logits = resized(logits, images.shape[1:3])
+        logits = resized(logits, images.shape[1:3]) if self.size is not None and logits.ndim > 2 else logits
         return logits if self.groups is None else _joined(logits, self.groups)
 
 
-def _joined(logits: Array | np.ndarray, groups: tuple[tuple[int, ...], ...]) -> Array:
+def _joined(logits: Array | np.ndarray, groups: Groups) -> Array:
     every = {output for group in groups for output in group}
     if max(every) >= logits.shape[-1]:
         raise InputError(f"`class_outputs` must name outputs from 0 to {logits.shape[-1] - 1}, got {max(every)}")
@@ -70,20 +70,13 @@ class FrozenHead(nnx.Module):
         return logits if logits.ndim == 2 else jnp.moveaxis(logits, 1, -1)
 
 
-def from_torch(
-    module: Any,
-    mean: Sequence[float] = (0.0, 0.0, 0.0),
-    std: Sequence[float] = (1.0, 1.0, 1.0),
-    size: int | tuple[int, int] | None = None,
-) -> NormalizedHead:
+def from_torch(module: Any, mean: Three = _BLACK, std: Three = _WHITE, size: Size = None) -> NormalizedHead:
     """Makes a head from a trained `torch.nn.Module`, whose parameters stay frozen.
 
     The head takes images `(B, H, W, 3)` in [0, 1]. `mean` and `std` normalize them as in the module's training. They
     are resized to `size`, a side or a height and width; None keeps their size. The module, on any PyTorch device,
     takes images `(B, 3, H, W)` and returns logits `(B, C)`, or `(B, C, H, W)` for segmentation.
-    It is set to evaluation mode, and must not change afterwards. Runs and stored results recognize it by its weights,
-    the source of its classes, and the numbers, strings and tensors among its attributes.
-
+    It is set to evaluation mode, and must not change afterwards: runs recognize it by its weights, code and attributes.
     The head has only first derivatives with respect to its images, in reverse mode (`jax.grad`, `jax.vjp`).
 
     Example:
@@ -96,32 +89,20 @@ def from_torch(
     return from_flax(FrozenHead(TorchNetwork(module)), mean, std, size)
 
 
-def from_onnx(
-    file: str,
-    mean: Sequence[float] = (0.0, 0.0, 0.0),
-    std: Sequence[float] = (1.0, 1.0, 1.0),
-    size: int | tuple[int, int] | None = None,
-) -> NormalizedHead:
+def from_onnx(file: str, mean: Three = _BLACK, std: Three = _WHITE, size: Size = None) -> NormalizedHead:
     """Makes a head from an ONNX network, which onnxruntime computes. It has no derivatives.
 
     Its only input is a batch `(B, 3, H, W)` or `(B, H, W, 3)`; its first output has the logits `(B, C)`, or pixel
-    logits in the layout of its input. `mean`, `std` and `size` are as for `from_torch`; `size` defaults to the size
-    that the file requires, if any.
+    logits in the layout of its input. See `from_torch`; `size` defaults to the size that the file requires, if any.
     """
     network = OnnxNetwork(file)
     return from_flax(FrozenHead(network), mean, std, network.size if size is None else size)
 
 
-def from_flax(
-    module: nnx.Module,
-    mean: Sequence[float] = (0.0, 0.0, 0.0),
-    std: Sequence[float] = (1.0, 1.0, 1.0),
-    size: int | tuple[int, int] | None = None,
-) -> NormalizedHead:
-    """Makes a head from a Flax network that was trained with its own normalization.
+def from_flax(module: nnx.Module, mean: Three = _BLACK, std: Three = _WHITE, size: Size = None) -> NormalizedHead:
+    """Makes a head from a Flax network that was trained with its own normalization; see `from_torch`.
 
-    The network turns images `(B, H, W, 3)` into logits `(B, C)` or `(B, H, W, C)`. `mean`, `std` and `size` are as for
-    `from_torch`.
+    The network turns images `(B, H, W, 3)` into logits `(B, C)` or `(B, H, W, C)`.
     """
     means, stds = tuple(map(float, mean)), tuple(map(float, std))
     if len(means) != 3 or len(stds) != 3 or not np.isfinite([*means, *stds]).all() or min(stds) <= 0:

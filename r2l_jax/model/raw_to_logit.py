@@ -44,9 +44,7 @@ class RawToLogit(nnx.Module):
     """
 
     def __init__(self, processor: Processor, normalizer: BatchNorm | Standardize, head: nnx.Module):
-        self.processor = processor
-        self.normalizer = normalizer
-        self.head = head
+        self.processor, self.normalizer, self.head = processor, normalizer, head
 
     def __call__(self, raw: Raws, keys: Key[Array, " batch"] | None = None, augmentation: str = "none") -> Logits:
         """Computes the logits of raw images, see `logits`."""
@@ -100,9 +98,8 @@ def unknown_statistics() -> Statistics:
 class Architecture:
     """Describes the models of a run, and makes them.
 
-    `pipeline` is the one that `processing` names now; None for another kind of processor. `camera` is None for images
-    that are processed already. `shape` is `(H, W)` of a raw image, or `(H, W, 3)` of a processed one. `additive_layer`
-    adds a learned image at the end of the pipeline.
+    `pipeline` is the one that `processing` names now, if any; `camera` is None for images that are processed already.
+    `shape` is `(H, W)`, or then `(H, W, 3)`. `additive_layer` adds a learned image at the end of the pipeline.
     """
 
     processing: ProcessingSettings
@@ -123,10 +120,7 @@ class Architecture:
         return metered(self.pipeline(self.camera), self.camera, self.processing.auto or ())
 
     def model(self, rngs: nnx.Rngs, statistics: Statistics | None) -> RawToLogit:
-        """Makes a model in training mode, with weights drawn from `rngs`.
-
-        `statistics` are the mean and standard deviation for `Standardize`; None if other layers normalize.
-        """
+        """Makes a model in training mode, with weights drawn from `rngs` and `statistics` for `Standardize`, if any."""
         constant = Standardize(*(unknown_statistics() if statistics is None else statistics))
         if self.processing.processing_mode == "neural_network":
             assert self.camera is not None

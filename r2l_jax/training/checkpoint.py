@@ -82,8 +82,7 @@ class Checkpoints:
         metrics = None if quality is None else {"quality": quality}
         with self._writing():
             self._manager.wait_until_finished()
-        self._clear()
-        with self._writing():
+            self._clear()
             self._manager.save(int(state.step), metrics=metrics, args=ocp.args.Composite(**items))
 
     def restore(self, state: TrainState) -> tuple[TrainState, list[dict], dict[str, np.ndarray]]:
@@ -111,9 +110,8 @@ class Checkpoints:
             shutil.rmtree(self._folder / _REMOVED, ignore_errors=True)
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
-        return _one_line(
-            f"{self._folder}: a checkpoint cannot be written; the same command resumes from the last checkpoint"
-        )
+        reason = "a checkpoint cannot be written; the same command resumes from the last checkpoint"
+        return _one_line(f"{self._folder}: {reason}")
 
 
 def drop_optimizer(folder: pathlib.Path) -> None:
@@ -153,9 +151,7 @@ def _manager(folder: pathlib.Path, reads_only: bool = False) -> ocp.CheckpointMa
         folder.absolute(),
         options=ocp.CheckpointManagerOptions(best_fn=key, **options),
         item_handlers={
-            "model": ocp.StandardCheckpointHandler(),
-            _PROGRESS: ocp.StandardCheckpointHandler(),
-            _OUTCOMES: ocp.StandardCheckpointHandler(),
+            **{name: ocp.StandardCheckpointHandler() for name in ("model", _PROGRESS, _OUTCOMES)},
             "history": ocp.JsonCheckpointHandler(),
         },
     )

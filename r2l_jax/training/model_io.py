@@ -18,6 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from flax import nnx
+from jax.sharding import Sharding, SingleDeviceSharding
 
 import isp
 from r2l_jax import named_code
@@ -70,26 +71,16 @@ _datasets: weakref.WeakValueDictionary[Any, RawDataset] = weakref.WeakValueDicti
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained model: a fold of a run, an adapted fold, or a file.
+    """A trained model: a fold of a run, an adapted fold, or a file."""
 
-    Attributes:
-        folder: the folder of the fold or of the file.
-        about: the record of the training.
-        config: its settings, with the current paths of the data and the user's code.
-        model: in evaluation mode: batch norms use their running statistics.
-        stored_clean: the statistics of clean images that were stored with the model, if any.
-        adaptation: how the model was adapted after it was opened.
-        in_memory: the data set, if the settings do not name it.
-    """
-
-    folder: pathlib.Path
+    folder: pathlib.Path  # of the fold or of the file
     about: Record
-    config: TrainConfig
+    config: TrainConfig  # with the current paths of the data and the user's code
     split: Split
-    model: RawToLogit
-    stored_clean: Known = dataclasses.field(default_factory=dict)
-    adaptation: Adapted | None = None
-    in_memory: RawDataset | None = None
+    model: RawToLogit  # in evaluation mode: batch norms use their running statistics
+    stored_clean: Known = dataclasses.field(default_factory=dict)  # statistics of clean images
+    adaptation: Adapted | None = None  # after it was opened
+    in_memory: RawDataset | None = None  # the data set, if the settings do not name it
 
     @property
     def measured(self) -> str:
@@ -158,8 +149,7 @@ class Trained:
     def clean(self) -> Known | None:
         """The statistics of clean training images, from which a model trained with camera augmentation is adapted.
 
-        They were observed at the end of the training, or adapted with the model. None for a training without camera
-        augmentation. If they are missing, an InputError is raised.
+        None for a training without camera augmentation. If they are missing, an InputError is raised.
         """
         if not self.config.optimization.camera_augmentation:
             return None
@@ -192,12 +182,12 @@ class Trained:
     def identity(self) -> str:
         """A hash of the arrays, the task, the classes, the processing and the head, which results record."""
         about, architecture = self.about, self.architecture
-        pipeline, custom = architecture.pipeline, architecture.task.custom
+        pipeline, task = architecture.pipeline, architecture.task
         processing = architecture.processing.processing_mode if pipeline is None else pipeline.description
         meaning = [about.task, about.classes, about.camera, processing, architecture.additive_layer]
-        meaning += [architecture.task.source.identity] if architecture.task.source else []
+        meaning += [task.source.identity] if task.source else []
         meaning += [] if about.cameras is None else [about.cameras]
-        meaning += [] if custom is None else [*custom.identity, custom.weights(architecture.task.outputs)]
+        meaning += [*task.custom.identity, task.custom.weights(task.outputs)] if task.custom else []
         digest = hashlib.sha256(json.dumps(meaning).encode())
         for name, array in sorted(self.arrays.items()):
             digest.update(f"\n{name} {array.dtype} {array.shape} ".encode())
@@ -228,10 +218,8 @@ class Trained:
             code = {flag: source for flag, source in self.about.code.items() if flag != "pipeline"}
             code |= {"pipeline": CodeFile(**dataclasses.asdict(pipeline.source))} if pipeline.source else {}
             changed |= {"flags": {**self.about.flags, **flags}, "code": code}
-        about = msgspec.structs.replace(self.about, **changed)
-        return dataclasses.replace(
-            self, about=about, config=config, model=model, stored_clean=clean, adaptation=adaptation
-        )
+        changes = {"config": config, "model": model, "stored_clean": clean, "adaptation": adaptation}
+        return dataclasses.replace(self, about=msgspec.structs.replace(self.about, **changed), **changes)
 
     def write(self, target: pathlib.Path) -> None:
         """Writes the model to one file: its record, its arrays, and its identity."""
@@ -258,11 +246,10 @@ def open(
     """Opens the trained models of a run, of a group of seeds, of an adapted run or of a file, see `run.load`."""
     if checkpoint not in CHECKPOINTS:
         raise InputError(f"checkpoint must be one of {', '.join(CHECKPOINTS)}, got {checkpoint!r}")
-    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    sharding = shardings().everywhere if with_data else SingleDeviceSharding(jax.local_devices()[0])
     codes = [code] if isinstance(code, str) else code
     given = {each: named_code.load(each, "code", "pipeline or head")[0] for each in codes}
-    how = checkpoint, shardings().everywhere if with_data else one_device, given, data_dir
-    opened = [_opened(place, *how) for place in places_of(path, fold)]
+    opened = [_opened(place, checkpoint, sharding, given, data_dir) for place in places_of(path, fold)]
     for each in opened if with_data else ():
         _ = each.dataset
     return opened
@@ -270,14 +257,11 @@ def open(
 
 def places_of(path: str | os.PathLike, fold: int | Sequence[int] | None) -> list[pathlib.Path]:
     """Returns a model file, or the folders of a run's folds, of all if `fold` is None. A fold stands for itself."""
-    if pathlib.Path(path).is_file():
-        return [pathlib.Path(path)]
-    numbers = [fold or 0] if fold is None or isinstance(fold, int) else fold
-    return [
-        each
-        for run in members(str(path))
-        for each in (fold is None and fold_folders(run)) or [fold_folder(str(run), each, str(run)) for each in numbers]
-    ]
+    numbers, places = [fold or 0] if fold is None or isinstance(fold, int) else fold, []
+    for run in [] if pathlib.Path(path).is_file() else members(str(path)):
+        every = fold_folders(run) if fold is None else []
+        places += every or [fold_folder(str(run), number, str(run)) for number in numbers]
+    return places or [pathlib.Path(path)]
 
 
 def record_of(place: pathlib.Path) -> Record:
@@ -291,11 +275,7 @@ def record_of(place: pathlib.Path) -> Record:
 
 
 def _opened(
-    place: pathlib.Path,
-    checkpoint: str,
-    sharding: jax.sharding.Sharding,
-    codes: Mapping[str, Source],
-    data_dir: str | None,
+    place: pathlib.Path, checkpoint: str, sharding: Sharding, codes: Mapping[str, Source], data_dir: str | None
 ) -> Trained:
     """Opens a fold, trained or adapted, or a model file, which is not trusted: all of its content is checked.
 
@@ -312,8 +292,8 @@ def _opened(
         arrays, clean = stored(place, sharding, checkpoint, where)
     config = _settings(about, codes, data_dir, where)
     try:
-        for each in (about.camera, *(about.cameras or {}).values()):
-            _ = each and isp.Camera.from_json(json.dumps(each))
+        given = [each for each in (about.camera, *(about.cameras or {}).values()) if each is not None]
+        _ = [isp.Camera.from_json(json.dumps(each)) for each in given]
         if about.camera is None and config.processing.processing_mode != "none":
             raise ValueError(f"{config.processing.flag} needs one")
     except ValueError as error:
@@ -321,9 +301,8 @@ def _opened(
     architecture = _architecture(about, config)
     custom = architecture.task.custom
     if custom is not None and custom.weights(architecture.task.outputs) != about.weights:
-        raise InputError(
-            f"{where}: the weights or code of `classifier_network={custom.name}` have changed since training"
-        )
+        named = f"`classifier_network={custom.name}`"
+        raise InputError(f"{where}: the weights or code of {named} have changed since training")
     graph, state = nnx.split(architecture.abstract())
     restore(state, arrays, PARTS, where)
     trained = Trained(folder, about, config, about.split, nnx.merge(graph, state), clean)
@@ -334,7 +313,7 @@ def _opened(
 
 def _architecture(about: Record, config: TrainConfig) -> Architecture:
     task = make_task(about.task, tuple(about.classes), config.model, tuple(about.colors))
-    camera = None if about.camera is None else isp.Camera.from_json(json.dumps(about.camera))
+    camera = isp.Camera.from_json(json.dumps(about.camera)) if about.camera else None
     return Architecture(config.processing, task, camera, tuple(about.shape), config.attack.adv_noise_layer)
 
 
@@ -373,7 +352,7 @@ def _present(recorded: Source, codes: Mapping[str, Source], where: str) -> str:
     )
 
 
-def stored(folder: pathlib.Path, sharding: jax.sharding.Sharding, checkpoint: str, where: str) -> tuple[PyTree, Known]:
+def stored(folder: pathlib.Path, sharding: Sharding, checkpoint: str, where: str) -> tuple[PyTree, Known]:
     """Loads the arrays of a fold, and statistics of clean images, from its checkpoints or, if adapted, its file."""
     if (folder / "checkpoints").is_dir() or not (folder / NAME).is_file():
         arrays, known = stored_model(folder, sharding, checkpoint, where), {}

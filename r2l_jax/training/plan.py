@@ -108,16 +108,18 @@ class Plan:
 
 
 def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains: bool = True) -> Sequence[Split]:
-    """Draws a run's splits from the seed, or takes a custom split or an earlier run's.
-
-    All samples of a group go to the same part. If nothing is trained, see `_untrained`.
-    """
+    """Draws a run's splits from the seed, or takes a custom split or an earlier run's; no part divides a group."""
     if data.state_dict_uri is not None:
         return [_earlier_split(data.state_dict_uri, fold, dataset, trains) for fold in range(int(data.n_splits))]
     sizes, labels, where = (data.n_splits, data.train_size, seed), dataset.labels, f"`split={data.split}`"
-    parts = None if data.split is None else named_parts(pathlib.Path(data.split), _names(dataset))
-    if parts is not None and dataset.groups is not None:
-        check_groups(parts, dataset.groups, dataset.names, where)
+    parts = None
+    if data.split is not None:
+        # A sample, or all samples of a frame, whatever their intensity.
+        names = [name.partition("@iso=")[0] for name in dataset.names]
+        known = [[name, tiles.frame_of(name)] if task_of(dataset).has_masks else [name] for name in names]
+        parts = named_parts(pathlib.Path(data.split), known)
+        if dataset.groups is not None:
+            check_groups(parts, dataset.groups, dataset.names, where)
     if not trains and isinstance(data.n_splits, str):
         raise InputError(f"`n_splits={data.n_splits}` needs training, got `epochs=0`")
     if trains and parts is not None:
@@ -138,34 +140,25 @@ def _untrained(split: Split) -> Split:
     return Split(others if len(others) else measured, measured, measured)
 
 
-def _names(dataset: RawDataset) -> list[list[str]]:
-    """Returns the names that a user may use for each sample."""
-    names = [name.partition("@iso=")[0] for name in dataset.names]
-    return [[name, tiles.frame_of(name)] if task_of(dataset).has_masks else [name] for name in names]
-
-
 def _earlier_split(uri: str, fold: int, dataset: RawDataset, trains: bool) -> Split:
-    file = fold_folder(uri, fold, f"`state_dict_uri={uri}`") / "metrics.json"
-    earlier = read_record(file, f"`state_dict_uri={uri}`")
+    where = f"`state_dict_uri={uri}`"
+    file = fold_folder(uri, fold, where) / "metrics.json"
+    earlier = read_record(file, where)
     if earlier.fingerprint != dataset.fingerprint:
-        raise InputError(f"`state_dict_uri={uri}` must have the samples and classes of {dataset.name}, got other data")
+        raise InputError(f"{where} must have the samples and classes of {dataset.name}, got other data")
     check_split(earlier, dataset, str(file))
     if trains and np.intersect1d(earlier.split.train, earlier.split.valid).size:
-        raise InputError(f"`state_dict_uri={uri}` has no separate training samples, because it was run with `epochs=0`")
+        raise InputError(f"{where} has no separate training samples, because it was run with `epochs=0`")
     if dataset.groups is not None:
         parts = np.full(len(dataset), "", "<U5")
         for part, indices in earlier.split._asdict().items():
             parts[indices] = part
-        check_groups(parts, dataset.groups, dataset.names, f"`state_dict_uri={uri}`")
+        check_groups(parts, dataset.groups, dataset.names, where)
     return earlier.split
 
 
 def _completed(config: TrainConfig, camera: isp.Camera | None) -> TrainConfig:
-    """Returns the settings with metering and camera augmentation.
-
-    The metering is that of the run that the processor or a frozen head comes from, the setting, or both kinds. Where
-    raw images are metered and the head is trained, the purpose of the augmentation is `exposure`.
-    """
+    """Returns the settings with metering, as in the run that the processor or head comes from, and augmentation."""
     named, auto = config.processing.named_pipeline, config.processing.auto
     meters = named is not None and camera is not None and bool(metering_of(named(camera)))
     head_is_frozen = config.model.freeze_classifier or config.attack.adv_training or not config.optimization.epochs
@@ -239,10 +232,7 @@ _METERED = 64
 
 
 def _origins(config: TrainConfig, architecture: Architecture) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Lists the earlier runs that provide the processor, with the normalization that it measured, and the head.
-
-    Each comes with the argument that names it, and the parts that it provides.
-    """
+    """Lists the arguments that name earlier runs, the runs, and the parts of the model that they provide."""
     of_processor = ("processor", "normalizer") if architecture.measures_normalization else ("processor",)
     given = (
         ("processor_uri", config.processing.processor_uri, of_processor),
@@ -252,20 +242,16 @@ def _origins(config: TrainConfig, architecture: Architecture) -> list[tuple[str,
 
 
 def check_origins(config: TrainConfig, architecture: Architecture, dataset: RawDataset, fold: Fold) -> None:
-    """Raises an InputError unless the runs that a fold starts from are trained, and not in a folder to be removed.
-
-    Warns about scored samples that these runs were trained on.
-    """
+    """Raises an InputError unless the runs that a fold starts from are trained, and not in a folder to be removed."""
     for where, uri, _ in _origins(config, architecture):
         folder = fold_folder(uri, fold.number, where).resolve()
         if config.tracking.overwrite and fold.folder.parent.resolve() in folder.parents:
             raise InputError(f"{where} is inside the run that `overwrite` would remove")
         earlier = read_record(folder / "metrics.json", where)
         stored(folder, shardings().everywhere, "best", where)
-        parts = {"validation": fold.split.valid, "test": fold.split.test}
         seen = [
             f"{count} of {len(indices)} {name} samples"
-            for name, indices in parts.items()
+            for name, indices in (("validation", fold.split.valid), ("test", fold.split.test))
             if (count := np.isin(indices, earlier.train_indices).sum())
         ]
         if seen and earlier.flags.get("epochs") and earlier.fingerprint == dataset.fingerprint and is_first():
@@ -276,10 +262,7 @@ def check_origins(config: TrainConfig, architecture: Architecture, dataset: RawD
 
 
 def pretrained_head(config: TrainConfig, task: Task, own: nnx.State | None = None) -> nnx.Module | None:
-    """Makes a head with the ImageNet weights and the rest of its `own` state, which may be abstract.
-
-    None if they are not wanted; an InputError if they do not fit the head.
-    """
+    """Makes a head with the ImageNet weights, if they are wanted, and the rest of its `own` state, or shapes."""
     if not config.model.classifier_pretrained:
         return None
     head = nnx.eval_shape(lambda: task.make_head(nnx.Rngs(0)))
@@ -302,20 +285,10 @@ def provide(model: nnx.State, config: TrainConfig, architecture: Architecture, f
         restore(model, {"head": weights}, ("head",))
 
 
-def initial_state(
-    steps: Steps,
-    config: TrainConfig,
-    dataset: RawDataset,
-    fold: Fold,
-    batch_size: int,
-    key: jax.Array,
-    resumes: bool = False,
-) -> TrainState:
-    """Makes a fresh state, with the parts that earlier runs or ImageNet provide; `key` draws the weights.
-
-    If a checkpoint is restored afterwards (`resumes`), only the shapes matter.
-    """
-    architecture, everywhere, train = steps.architecture, shardings().everywhere, fold.split.train
+def initial_state(plan: Plan, steps: Steps, fold: Fold, key: jax.Array, resumes: bool = False) -> TrainState:
+    """Makes a fresh state, with the parts that earlier runs or ImageNet provide; only its shapes if it `resumes`."""
+    config, architecture, everywhere, train = plan.config, steps.architecture, shardings().everywhere, fold.split.train
+    observed = functools.partial(moments, dataset=plan.dataset, batch_size=plan.batches.size)
     processing, measures = architecture.processing, architecture.measures_normalization
     from_run = config.processing.processor_uri
     # If no step updates the statistics, the head would see images unlike its training images. If steps do, initial
@@ -324,21 +297,21 @@ def initial_state(
     statistics = None if processing.learns_pipeline else to_devices(unknown_statistics(), everywhere)
     if resumes:
         return steps.begin(steps.init(key, statistics))
-    processor = start_of_processor(architecture, dataset, train)
+    processor = start_of_processor(architecture, plan.dataset, train)
     # A neural network normalizes its input, whatever the head does with its output.
     if statistics is not None and (measures or processing.learns):
-        statistics = published_statistics(config) or standardization(processor, dataset, train, batch_size)
+        statistics = published_statistics(config) or observed(processor, train, deviations=True)
     model = steps.init(key, statistics)
     if processing.auto and not from_run:
         start = to_devices(nnx.to_pure_dict(nnx.state(processor)), everywhere)
         restore(model, {"processor": start}, ("processor",), optional=(ADDITIVE_LAYER,))
     if processing.learns_pipeline and measures and not from_run:
-        mean, var = moments(processor, dataset, some, batch_size)
+        mean, var = observed(processor, some)
         restore(model, {"normalizer": {"mean": mean, "var": var}}, ("normalizer",))
     provide(model, config, architecture, fold.number)
     if not measures:
         processor = nnx.merge(nnx.graphdef(architecture.abstract()), model).processor
-        mean, var = moments(processor, dataset, some if config.optimization.epochs else train, batch_size)
+        mean, var = observed(processor, some if config.optimization.epochs else train)
         known = {"known_mean": mean, "known_var": var}
         restore(model, {"normalizer": known}, ("normalizer",), optional=("mean", "std"))
     return steps.begin(model)
@@ -368,15 +341,10 @@ def published_statistics(config: TrainConfig) -> Statistics | None:
     return known and to_devices(tuple(np.array(each, np.float32) for each in known), shardings().everywhere)
 
 
-def standardization(processor: Processor, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> Statistics:
-    """Computes the mean and standard deviation of each channel, see `moments`."""
-    mean, var = moments(processor, dataset, indices, batch_size)
-    # The epsilon of a batch norm, for a channel that is constant.
-    return mean, jnp.sqrt(var + EPSILON)
-
-
-def moments(processor: Processor, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> Statistics:
-    """Computes the mean and variance of each channel over the processed images of some samples."""
+def moments(
+    processor: Processor, indices: np.ndarray, dataset: RawDataset, batch_size: int, deviations: bool = False
+) -> Statistics:
+    """Computes the mean and the variance, or the standard deviation, of each channel over processed samples."""
 
     @functools.partial(jax.jit, out_shardings=shardings().everywhere)
     def of_images(batch):
@@ -390,4 +358,6 @@ def moments(processor: Processor, dataset: RawDataset, indices: np.ndarray, batc
     means, variances, weights = (np.concatenate(each).astype(np.float64) for each in zip(*parts, strict=True))
     mean = np.average(means, 0, weights)
     var = np.average(variances + np.square(means - mean), 0, weights)
+    # The epsilon of a batch norm, for a channel that is constant.
+    var = np.sqrt(var + EPSILON) if deviations else var
     return to_devices((mean.astype(np.float32), var.astype(np.float32)), shardings().everywhere)

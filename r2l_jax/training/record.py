@@ -63,14 +63,10 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
         fingerprint: a hash of the names and classes of the samples.
         weights: the hash of a frozen head's weights, which are not among the arrays.
         task: what the targets are.
-        has_masks: whether predictions are masks.
-        scored_by: the name of the score.
         code: the user's files, by the flags that name them.
         adapted: where the model came from, if it was adapted after its training.
-        colors: the colors of the classes in pictures, if the data states them.
         checkpoint: the state of the model that this describes, with `fold`; a metrics.json has neither.
-        others: everything else: the final scores, of validation samples where the names begin with `val_`, the
-            environment, and what other versions record.
+        others: everything else: the final scores, the environment, and what other versions record.
     """
 
     complete: bool
@@ -237,29 +233,21 @@ def _settings(content: Mapping[str, Any], free: Collection[str]) -> dict[str, An
     return {**flags, "weights": content.get("weights")}
 
 
-def fold_number(folder: pathlib.Path) -> int | None:
+def fold_number(folder: pathlib.Path, prefix: str = "fold") -> int | None:
     """Returns the number in the name of a fold's folder; None for other folders, such as a copy."""
-    return _number(folder, "fold")
+    match = re.fullmatch(f"{prefix}_(0|[1-9][0-9]{{0,9}})", folder.name)
+    return int(match[1]) if match and folder.is_dir() else None
 
 
-def fold_folders(run: pathlib.Path) -> list[pathlib.Path]:
+def fold_folders(run: pathlib.Path, prefix: str = "fold") -> list[pathlib.Path]:
     """Lists the folders of a run's folds, by their numbers."""
-    return _numbered(run, "fold")
+    numbers = {folder: fold_number(folder, prefix) for folder in run.glob(f"{prefix}_*")}
+    return sorted((folder for folder in numbers if numbers[folder] is not None), key=lambda each: numbers[each] or 0)
 
 
 def seed_folders(group: pathlib.Path) -> list[pathlib.Path]:
     """Lists the folders of a group's members, by their seeds."""
-    return _numbered(group, "seed")
-
-
-def _numbered(parent: pathlib.Path, prefix: str) -> list[pathlib.Path]:
-    numbers = {folder: _number(folder, prefix) for folder in parent.glob(f"{prefix}_*")}
-    return sorted((folder for folder in numbers if numbers[folder] is not None), key=lambda each: numbers[each] or 0)
-
-
-def _number(folder: pathlib.Path, prefix: str) -> int | None:
-    match = re.fullmatch(f"{prefix}_(0|[1-9][0-9]{{0,9}})", folder.name)
-    return int(match[1]) if match and folder.is_dir() else None
+    return fold_folders(group, "seed")
 
 
 def members(uri: str) -> list[pathlib.Path]:

@@ -77,10 +77,7 @@ class Run:
 
     @property
     def calibration(self) -> isp.Camera | None:
-        """The camera for files without calibration values, with the white level of training.
-
-        None if images are processed already, or if the run was trained on several cameras.
-        """
+        """The camera for files without calibration values, with training's white level, if there is one raw camera."""
         if self.cameras:
             return None
         camera, white = self.camera, self.about.white_level
@@ -156,10 +153,7 @@ class Run:
                 raise InputError(f"{folder} contains a different run: choose another folder")
 
     def metered_frame(self, raw: Float32[np.ndarray, "height width"]) -> Float32[np.ndarray, "rows cols"] | None:
-        """Returns what the models meter for all parts of a frame; None if they do not meter.
-
-        After training on tiles, it is the summary of the frame, as in training.
-        """
+        """Returns what the models meter for all parts of a frame: its summary after training on tiles; or None."""
         if self.camera is None or not metering_of(self.model.processor):
             return None
         if not self.about.in_parts:
@@ -228,10 +222,7 @@ class Run:
         return jax.tree.map(lambda each: checked(np.asarray(each)), raws)
 
     def in_batches(self, function: Callable[..., Any], raws: Raws, batch_size: int) -> Any:
-        """Calls a function of raw images `(..., H, W)` with batches of one shape, and joins the results.
-
-        The function returns arrays, or a tree of them, with an entry for each raw image. The last batch is filled up.
-        """
+        """Calls a function of raw images `(B, H, W)` with batches of one shape, and joins its arrays `(B, ...)`."""
         rank = 2 if self.camera is not None else 3
         flat = jax.tree.map(lambda each: each.reshape(-1, *each.shape[-rank:]), self._checked(raws))
         size, results = min(batch_size, len(flat)), []
@@ -266,17 +257,15 @@ def load(
     data_dir: str | None = None,
     with_data: bool = False,
 ) -> Run:
-    """Loads a finished model from the folder of a run or of a group of seeds, or from a file model.safetensors.
-
-    A Python file that a run or a model merely records is never run: `code` must name it. A path that cannot be loaded,
-    or members that differ in more than their seeds, raise an `InputError`.
+    """Loads a finished model; a path that cannot be loaded raises an `InputError`.
 
     Args:
         path: the folder of a run, or of one of its folds; a file that training with --save_locally has written; or the
             folder of a group of seeds, which predict as an ensemble, with the mean of their probabilities.
         fold: the number of the fold to load (of each member of a group); several numbers; or None for all.
         checkpoint: "best", the state of the best epoch, or "last". A file holds only one of them.
-        code: the custom pipeline or head, in a file with unchanged content, as `<file>.py:<function>`; or both.
+        code: the custom pipeline or head, in a file with unchanged content, as `<file>.py:<function>`; or both. A file
+            that a run merely records is never run.
         data_dir: the current folder of the data; None if it has not moved.
         with_data: whether to find the data at once, and to place the model's arrays on all devices, not on the first.
 

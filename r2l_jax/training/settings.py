@@ -41,9 +41,7 @@ class OptimizationSettings(Settings):
 
     lr: float = setting("learning rate", 1e-3, bound=POSITIVE)
     epochs: int = setting(
-        "passes over the training samples; 0 evaluates a trained head without training",
-        30,
-        bound=NOT_NEGATIVE,
+        "passes over the training samples; 0 evaluates a trained head without training", 30, bound=NOT_NEGATIVE
     )
     optimizer: str = setting("sgd has a Nesterov momentum of 0.9", "adamw", choices=("adam", "adamw", "sgd"), rare=True)
     weight_decay: float = setting(

@@ -36,11 +36,7 @@ _CAMERA = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class StepSettings:
-    """All settings of a run's compiled steps; runs with equal settings share the steps.
-
-    `task` has the loss that training lowers; `ema` is the decay of averaged weights; `attack` is None unless training
-    is adversarial.
-    """
+    """All settings of a run's compiled steps, which runs with equal settings share; `task` has the training loss."""
 
     architecture: Architecture
     task: Task
@@ -123,7 +119,7 @@ class GradientDescent:
         frozen = {"processor": settings.freezes_processor, "head": settings.freezes_head}
         kept = [nnx.PathContains(part) for part, is_frozen in frozen.items() if is_frozen]
         self._trained = nnx.All(nnx.Param, nnx.Not(nnx.Any(*kept)))
-        self._processor_parameters = _of_processor(self._split(nnx.state(model))[0]).keys()
+        self._processor_parameters = processor_of(self._split(nnx.state(model))[0]).keys()
         training = nnx.merge(*nnx.split(model))
         training.train()
         if settings.freezes_head:
@@ -187,7 +183,8 @@ class GradientDescent:
             return self._task.loss(logits, batch), (self._task.outcome(logits, batch), updated)
 
         (loss, (outcome, rest)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(parameters)
-        norms = {name: _norm(tree) for name, tree in _of_processor(gradients).items()}
+        squares = {name: map(jnp.vdot, *2 * [jax.tree.leaves(tree)]) for name, tree in processor_of(gradients).items()}
+        norms = {name: jnp.sqrt(sum(each)) for name, each in squares.items()}
         updates, state = self._optimizer.update(gradients, state, parameters)
         parameters = cast(nnx.State, optax.apply_updates(parameters, updates))
         sums = {"loss": loss * batch["weight"].sum(), "gradient_norm": norms}
@@ -198,12 +195,9 @@ class GradientDescent:
         return trained, rest
 
 
-def _of_processor(state: nnx.State) -> Mapping[str, PyTree]:
+def processor_of(state: nnx.State) -> Mapping[str, PyTree]:
+    """Returns the variables of a model's processor, by name."""
     return nnx.to_pure_dict(state).get("processor", {})
-
-
-def _norm(tree: PyTree) -> jax.Array:
-    return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -213,11 +207,6 @@ class TrainState(flax.struct.PyTreeNode):
     model: nnx.State
     opt_state: PyTree
     sums: PyTree
-
-    @property
-    def processor(self) -> Mapping[str, Any]:
-        """The variables of the model's processor, by name."""
-        return nnx.to_pure_dict(self.model).get("processor", {})
 
 
 @functools.lru_cache(maxsize=8)
@@ -230,10 +219,8 @@ def make_steps(settings: StepSettings, rule: type[GradientDescent] = GradientDes
 class Steps:
     """The functions of a run, compiled on first use. They depend only on shapes, so all folds share them.
 
-    Attributes:
-        init: makes a model's variables from a key, and the statistics that `Standardize` takes (None if nothing does).
-        trace: `(model, batch) -> (logits, images, gradients)`: the image after each stage, and the mean loss's gradient
-            for it; as lists, in the order of `stages`.
+    `init` makes a model's variables from a key, and the statistics that `Standardize` takes, if needed. `trace` returns
+    the logits, and as lists in the order of `stages` the image after each stage and the mean loss's gradient for it.
     """
 
     def __init__(self, settings: StepSettings, model: RawToLogit, rule: GradientDescent):

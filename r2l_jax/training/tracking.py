@@ -1,6 +1,7 @@
 """Training output: lines and tables for the terminal, TensorBoard events, pictures, and the result of a fold."""
 
 import json
+import operator
 import pathlib
 import shlex
 from collections.abc import Mapping, Sequence
@@ -23,13 +24,14 @@ from r2l_jax.model.pictures import row_of
 from r2l_jax.model.processors import Processor
 from r2l_jax.model.tasks import Task
 from r2l_jax.results import result
+from r2l_jax.results.contact_sheet import contact_sheet
 from r2l_jax.results.files import EVENTS, clear_parts, naming, replacing
 from r2l_jax.results.heat_map import heat_map
 from r2l_jax.results.result import SCORE, Column, Figure, Result, Table
 from r2l_jax.results.tables import table
 from r2l_jax.training.record import Fold, Record, training_id
 from r2l_jax.training.settings import TrackingSettings
-from r2l_jax.training.steps import Steps, TrainState
+from r2l_jax.training.steps import Steps, TrainState, processor_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +76,7 @@ class Tracker:
         tags = {name: "/".join(reversed(name.split("_", 1))) for name in steps.summary if name in row}
         self.scalars({tag: row[name] for name, tag in tags.items()}, epoch)
         norms = {name: float(norm) / count for name, norm in sums["gradient_norm"].items()}
-        self.processor(jax.device_get(_single(state.processor)), norms, epoch)
+        self.processor(jax.device_get(_single(processor_of(state.model))), norms, epoch)
         with naming(self._folder / EVENTS):
             self._writer.flush()
 
@@ -155,7 +157,12 @@ def record_samples(
         shown = {"default": default, "adversarial": images[-1], "difference": 0.5 + (images[-1] - default) / 2}
         tracker.images("differences", shown, epoch)
     if "predictions" in wanted.track:
-        tracker.picture("predictions", steps.task.predictions_picture(images[-1], logits, targets), epoch)
+        judged = [
+            steps.task.judged(image, jax.tree.map(operator.itemgetter(number), logits), targets[number])
+            for number, image in enumerate(images[-1])
+        ]
+        shown = {f"image {number}: {words}": image for number, (image, words) in enumerate(judged, start=1)}
+        tracker.picture("predictions", np.asarray(contact_sheet(shown, len(shown), panel=256)) / 255, epoch)
         # Of a detector, its boxes.
         tracker.tensor("predictions_logits", jax.tree.leaves(logits)[0], epoch)
         tracker.tensor("predictions_targets", targets, epoch)
@@ -184,10 +191,7 @@ def run_table(results: Sequence[Numbers], summary: Mapping[str, Numbers]) -> str
 
 
 def class_table(results: Sequence[Numbers], metrics: Sequence[str]) -> str:
-    """Formats the last epoch's validation scores by class: means over the folds, and samples of all folds.
-
-    A sample of several classes counts for each.
-    """
+    """Formats the last epoch's validation scores by class: means over the folds, and samples of all folds."""
     rows = [["class", "samples", *metrics]]
     for name in results[0]["val_samples"]:
         samples = f"{sum(result['val_samples'][name] for result in results):.0f}"
@@ -197,10 +201,7 @@ def class_table(results: Sequence[Numbers], metrics: Sequence[str]) -> str:
 
 
 def closing(config: TrainConfig, seconds: float, has_gradient: bool = True) -> str:
-    """Returns the closing lines of a call: its duration, the location of the results, and the next commands.
-
-    The worst-case search needs a gradient, which some heads lack.
-    """
+    """Returns the closing lines of a call: its duration, the location of the results, and the next commands."""
     run, (minutes, rest) = shlex.quote(str(config.run_dir)), divmod(round(seconds), 60)
     run += f" --code={shlex.quote(','.join(config.code))}" if config.code else ""
     lines = [
@@ -215,22 +216,16 @@ def closing(config: TrainConfig, seconds: float, has_gradient: bool = True) -> s
 
 
 def write_result(fold: Fold, content: Numbers, task: Task, processor: Processor) -> None:
-    """Writes the result of a completed training to `fold_<k>/training/`, from metrics.json, events and pictures.
-
-    `processor` may be abstract.
-    """
+    """Writes the result of a completed training to `fold_<k>/training/`, from metrics.json, events and pictures."""
     history, tables = content["history"], dict[str, Table]()
     figures: dict[str, Figure | Image.Image] = {}
     if task.classes:
-        columns = [
-            Column("class"),
-            Column("samples", "", ".0f"),
-            *(Column(each, "", SCORE) for each in task.class_metrics),
-        ]
+        scores = [Column(each, "", SCORE) for each in task.class_metrics]
         rows = [
             [name, samples, *(content[f"val_{each}"][name] for each in task.class_metrics)]
             for name, samples in content["val_samples"].items()
         ]
+        columns = [Column("class"), Column("samples", "", ".0f"), *scores]
         tables["classes"] = Table("Validation scores by class", columns, rows, "At the last checkpoint.")
     if content["flags"]["epochs"]:
         tables["epochs"] = _epochs(history, task.score.name)
@@ -238,11 +233,10 @@ def write_result(fold: Fold, content: Numbers, task: Task, processor: Processor)
         figures |= _curves(history, task) | _processing(fold.folder, processor)
     if task.has_labels:
         figures["confusion"] = _confusion(np.array(content["val_confusion_matrix"]), task.classes)
-    pictures = _pictures(fold.folder / "results")
-    figures |= {name: picture for name, (picture, _) in pictures.items()}
+    pictures, captions = _pictures(fold.folder / "results")
+    figures |= pictures
     ids = {f"fold_{fold.number}": training_id(Record.of(content, str(fold.folder)))}
     metadata = {"title": "Training curves", "training": ids}
-    captions = {name: caption for name, (_, caption) in pictures.items()}
     result.write(fold.folder / FOLDER, Result(metadata, tables, figures, captions=captions))
 
 
@@ -283,8 +277,7 @@ def _processing(folder: pathlib.Path, processor: Processor) -> dict[str, Figure]
         if any(values.any() for _, _, values in lines):
             words = f"{name.replace('_', ' ')}: change since {since}"
             figures[f"parameter_{name}"] = _plot(words, parameter.unit or "change", lines)
-    moved = [(name, *course) for name, course in norms.items() if course[1].any()]
-    if moved:
+    if moved := [(name, *course) for name, course in norms.items() if course[1].any()]:
         figures["gradient_norms"] = _plot("gradient norms of the loss", "mean norm", moved, scale="log")
     return figures
 
@@ -343,9 +336,9 @@ def _confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     )
 
 
-def _pictures(folder: pathlib.Path) -> dict[str, tuple[Image.Image, str]]:
-    """Reads the pictures of the first and last recorded epochs by name, with captions; gradients go below stages."""
-    epochs, found = sorted(folder.glob("epoch_*")), {}
+def _pictures(folder: pathlib.Path) -> tuple[dict[str, Image.Image], dict[str, str]]:
+    """Reads the pictures of the first and last recorded epochs by name, and captions; gradients go below stages."""
+    epochs, pictures, captions = sorted(folder.glob("epoch_*")), {}, {}
     for epoch in dict.fromkeys([*epochs[:1], *epochs[-1:]]):
         stages = sorted(epoch.glob("stages/*.png"), key=lambda file: int(file.stem.partition("_")[0]))
         for file in [*stages, *sorted(epoch.glob("differences/*.png")), *sorted(epoch.glob("*.png"))]:
@@ -355,5 +348,6 @@ def _pictures(folder: pathlib.Path) -> dict[str, tuple[Image.Image, str]]:
             if len(parts) > 1:
                 words += ", and the magnitude of the loss gradient"
             joined = np.concatenate([np.asarray(Image.open(part).convert("RGB")) for part in parts])
-            found[f"{epoch.name}_{file.stem}"] = Image.fromarray(joined), f"{words}, epoch {int(epoch.name[6:]) + 1}"
-    return found
+            pictures[name := f"{epoch.name}_{file.stem}"] = Image.fromarray(joined)
+            captions[name] = f"{words}, epoch {int(epoch.name[6:]) + 1}"
+    return pictures, captions
