@@ -95,10 +95,9 @@ class Checkpoints:
         items: dict[str, Any] = {
             "model": ocp.args.StandardRestore(nnx.to_pure_dict(state.model)),
             "history": ocp.args.JsonRestore(),
-            _PROGRESS: ocp.args.StandardRestore(_progress(state)),
-            _OUTCOMES: ocp.args.StandardRestore(),
         }
-        items = {name: item for name, item in items.items() if (self._folder / str(step) / name).is_dir()}
+        optional = {_PROGRESS: ocp.args.StandardRestore(_progress(state)), _OUTCOMES: ocp.args.StandardRestore()}
+        items |= {name: item for name, item in optional.items() if (self._folder / str(step) / name).is_dir()}
         with _one_line(f"{self._folder} cannot be resumed; start over with `overwrite`"):
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         nnx.replace_by_pure_dict(state.model, restored["model"])

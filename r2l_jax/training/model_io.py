@@ -128,9 +128,7 @@ class Trained:
         if self.in_memory is not None:
             return self.in_memory
         data = self.config.data
-        key = data.dataset, tuple(data.source.items())
-        found = _datasets.get(key)
-        if found is None:
+        if (found := _datasets.get(key := (data.dataset, tuple(data.source.items())))) is None:
             found = _datasets[key] = datasets.load(data.dataset, **data.source)
         if found.fingerprint != self.about.fingerprint:
             raise InputError(

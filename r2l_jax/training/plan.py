@@ -17,7 +17,8 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
 from r2l_jax.data.files import tiles
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.data.sets import datasets, published
+from r2l_jax.data.sets import datasets
+from r2l_jax.data.sets.published import MOSAIC_STATISTICS, STATIC_STATISTICS
 from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.data.splits import Split, check_groups, given_splits, named_parts, random_splits
 from r2l_jax.devices.hosts import is_first
@@ -59,13 +60,13 @@ class Plan:
     def __init__(self, config: TrainConfig, rule: type[GradientDescent] = GradientDescent):
         # A wrong pipeline name ends the run before data is downloaded or rendered.
         _ = config.processing.named_pipeline
-        data, batch_size = config.data, config.optimization.batch_size
-        self.dataset = datasets.load(data.dataset, download=data.download, **data.source)
+        self.dataset = datasets.load(config.data.dataset, download=config.data.download, **config.data.source)
+        batch_size = config.optimization.batch_size
         self.config = config = _completed(config, self.dataset.camera)
         seed, split_seed = config.optimization.seed, config.optimization.split_seed
         trains = config.optimization.epochs > 0
-        splits = splits_of(data, seed if split_seed is None else split_seed, self.dataset, trains)
-        if data.test_run:
+        splits = splits_of(config.data, seed if split_seed is None else split_seed, self.dataset, trains)
+        if config.data.test_run:
             splits = [Split(*(self.dataset.taking_turns(part)[:batch_size] for part in split)) for split in splits]
         self.folds = [Fold(number, split, config.run_dir / f"fold_{number}") for number, split in enumerate(splits)]
         # Folds of groups differ in size, and each must fill a batch.
@@ -280,7 +281,7 @@ def provide(model: nnx.State, config: TrainConfig, architecture: Architecture, f
         fresh = restore(model, arrays, parts, where, (ADDITIVE_LAYER,), task.class_layers)
         if fresh and is_first():
             print(f"{spelled(where)} has different classes: layer {', '.join(fresh)} of the head keeps random weights")
-    if (head := pretrained_head(config, task, model["head"])) is not None:
+    if (head := pretrained_head(config, task, model.get("head"))) is not None:
         weights = jax.device_put(nnx.to_pure_dict(nnx.state(head)), everywhere)
         restore(model, {"head": weights}, ("head",))
 
@@ -337,7 +338,7 @@ def published_statistics(config: TrainConfig) -> Statistics | None:
     halves = processing.processing_mode in HALF_SIZE_MODES
     if config.data.iso != (1.0,) or (not halves and (processing.auto or processing.half_size)):
         return None
-    known = (published.MOSAIC_STATISTICS if halves else published.STATIC_STATISTICS).get(config.data.dataset)
+    known = (MOSAIC_STATISTICS if halves else STATIC_STATISTICS).get(config.data.dataset)
     return known and to_devices(tuple(np.array(each, np.float32) for each in known), shardings().everywhere)
 
 
