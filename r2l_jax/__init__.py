@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from r2l_jax import data
-    from r2l_jax.model.normalized_heads import from_flax, from_onnx, from_torch
+    from r2l_jax.model.heads import from_flax, from_onnx, from_torch
     from r2l_jax.training.run import load
 
 __version__: str
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
     if name == "data":
         return importlib.import_module(f"{__name__}.data")
     if name in ("from_flax", "from_onnx", "from_torch"):
-        return getattr(importlib.import_module(f"{__name__}.model.normalized_heads"), name)
+        return getattr(importlib.import_module(f"{__name__}.model.heads"), name)
     if name == "load":
         return importlib.import_module(f"{__name__}.training.run").load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

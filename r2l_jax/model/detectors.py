@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 
 import tasks
 from r2l_jax.errors import InputError
+from r2l_jax.model.heads import resized
 from r2l_jax.model.host_networks import HostNetwork, of_images, with_gradient
-from r2l_jax.model.normalized_heads import resized
 
 AnyArray = jax.Array | np.ndarray
 

@@ -14,8 +14,7 @@ import isp
 from isp.metering import Part
 from isp.published import additive_layer_stage
 from r2l_jax.model.augment import augment
-from r2l_jax.model.heads import made_once
-from r2l_jax.model.normalized_heads import NormalizedHead
+from r2l_jax.model.heads import NormalizedHead, made_once
 from r2l_jax.model.processors import (
     NeuralProcessor,
     OwnNormalization,

@@ -44,13 +44,13 @@ class Run:
     """
 
     def __init__(self, folds: Sequence[Trained]):
-        self.folds = tuple(folds)
-        first = self.folds[0]
-        self.about, self.config, self.task = first.about, first.config, first.task
+        self.folds, first = tuple(folds), folds[0]
+        self.about, self.config, self.task, self.model = first.about, first.config, first.task, first.model
         # Raw images of other cameras are converted to the first one when they are read, see `reading`.
         self.camera, self.cameras = first.camera, first.cameras
-        # All at once, since several processes load each checkpoint together.
-        self.model, *_ = [fold.model for fold in self.folds]
+        self.classes = tuple(self.about.classes)  # or the name of the object to segment
+        self.shape = self.about.shape[0], self.about.shape[1]  # of the raw images in training
+        self.score = self.about.score  # on the validation samples
 
     def __iter__(self) -> Iterator[Trained]:
         """Yields the folds."""
@@ -71,11 +71,6 @@ class Run:
         return self.folds[0].dataset
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes, or the name of the object to segment."""
-        return tuple(self.about.classes)
-
-    @property
     def calibration(self) -> isp.Camera | None:
         """The camera for files without calibration values, with training's white level, if there is one raw camera."""
         if self.cameras:
@@ -92,16 +87,6 @@ class Run:
         if self.camera is None:
             raise InputError("the model was trained on processed images and cannot read raw files")
         return dataclasses.replace(KnownCamera.of(known), reference=Reference(self.camera, self.cameras))
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The height and width of the raw images in training."""
-        return self.about.shape[0], self.about.shape[1]
-
-    @property
-    def score(self) -> float:
-        """The score on the validation samples: the accuracy, or the intersection over union of segmentation."""
-        return self.about.score
 
     @property
     def pipeline(self) -> isp.Pipeline | None:
@@ -132,9 +117,8 @@ class Run:
         raws = self._checked(raws)
         if len(np.shape(raws)) != (4 if self.camera is None else 3):
             raise InputError(f"a model needs raw images (N, H, W) to adapt to, got shape {np.shape(raws)}")
-        folds = []
+        folds, mosaics = [], jax.tree.map(jnp.asarray, raws)
         for fold in self.folds:
-            mosaics = jax.tree.map(jnp.asarray, raws)
             found = adapt(fold.model, mosaics, fold.task, fold.about.score, fold.clean)
             if found.refusal and not force:
                 raise InputError(f"{fold.folder} cannot be adapted: {found.refusal}")

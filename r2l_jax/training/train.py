@@ -22,7 +22,7 @@ from r2l_jax.data import loader
 from r2l_jax.devices.hosts import any_process, is_first, on_first_process
 from r2l_jax.devices.placement import OneAhead, each_on_devices, shardings, to_devices
 from r2l_jax.errors import InputError, warn
-from r2l_jax.model.normalized_heads import has_gradient
+from r2l_jax.model.heads import has_gradient
 from r2l_jax.results.files import EVENTS, check_output_folder, write_json, write_safetensors
 from r2l_jax.results.locks import writing_to
 from r2l_jax.training.checkpoint import Checkpoints, Quality, drop_optimizer
@@ -235,8 +235,8 @@ class FoldTraining:
     def _say(self, bar: Bar, row: Numbers) -> None:
         """Prints the line of an epoch to stderr, above the progress bar if there is one."""
         if is_first():
-            epochs, score = self.optimization.epochs, self.task.score.name
-            bar.write(epoch_line(row, epochs, score, self._best is row), file=sys.stderr)
+            line = epoch_line(row, self.optimization.epochs, self.task.score.name, self._best is row)
+            bar.write(line, file=sys.stderr)
 
     def _final(self, state: TrainState) -> Numbers:
         """Returns the numbers of the last and the best epoch, and of each class."""
@@ -275,8 +275,9 @@ class FoldTraining:
     @property
     def _best(self) -> Numbers | None:
         """The numbers of the best epoch; None if none was validated."""
-        ranked = [(quality, row) for row in self.history if (quality := self._quality(row)) is not None]
-        return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
+        return max(
+            (row for row in self.history if self._quality(row)), key=lambda row: self._quality(row) or [], default=None
+        )
 
     def _quality(self, row: Mapping[str, Any]) -> Quality | None:
         """Ranks an epoch by its score, then by its loss, then by its number; None if it was not validated."""

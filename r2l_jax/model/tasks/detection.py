@@ -13,9 +13,8 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.errors import InputError
 from r2l_jax.model import pictures
 from r2l_jax.model.detectors import Detector, matches
-from r2l_jax.model.heads import NamedHead
+from r2l_jax.model.heads import FittedHead, FrozenHead, NamedHead, NormalizedHead
 from r2l_jax.model.host_networks import TorchNetwork
-from r2l_jax.model.normalized_heads import FittedHead, FrozenHead, NormalizedHead
 from r2l_jax.model.scores import AveragePrecision, Outcome, Score
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks.base import Task

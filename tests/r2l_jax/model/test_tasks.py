@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 from small_runs import metrics
 
 from r2l_jax.cli.flags import replace
@@ -42,13 +43,18 @@ def test_segmentation_is_trained_by_its_overlap(segmented):
     assert content["best_val_iou"] > 0.5
 
 
-def test_masks_are_shown_below_pictures_and_above_predictions(segmented):
+def test_predictions_are_drawn_on_pictures_with_the_borders_of_the_masks(segmented):
     config, _ = segmented
-    picture = np.asarray(Image.open(config.run_dir / "fold_0/results/epoch_0007/predictions.png"))
-    assert picture.shape == (3 * 32, 3 * 32, 3)
+    sheet = np.asarray(Image.open(config.run_dir / "fold_0/results/epoch_0007/predictions.png"))
     dataset = datasets.load("SyntheticSegmentation", **config.data.source)
-    shown = picture[32:64, :, 0].reshape(32, 3, 32).swapaxes(0, 1)
-    np.testing.assert_array_equal(shown, [255 * dataset[index][1] for index in range(3)])
+    for index in range(3):
+        # Each pixel is drawn as a square of 8 x 8.
+        panel = sheet[-264:-8, 8 + 264 * index :][4:256:8, 4:256:8]
+        mask = dataset[index][1] > 0
+        border = mask & ~ndimage.binary_erosion(mask, border_value=1)
+        green, magenta = ((panel == color).all(-1) for color in ((0, 204, 0), (255, 0, 255)))
+        np.testing.assert_array_equal(green, border & ~magenta)
+        assert border.any()
 
 
 def test_outlines_are_the_borders_of_both_masks():
