@@ -12,6 +12,11 @@ from isp import Camera, CameraState, sensor_drift
 from isp.filter import correlate
 from isp.sensor import noise_of
 
+Keys = Key[Array, " batch"]
+Masks = Shaped[Array, "batch height width"]
+Mosaics = Float[Array, "batch height width"]
+Images = Float[Array, "batch height width 3"]
+
 NOISE_STD = 0.0005
 SHARPNESS = 0.5
 
@@ -19,14 +24,12 @@ SHARPNESS = 0.5
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 
-def sample_keys(key: PRNGKeyArray, index: Int[Array, " batch"]) -> Key[Array, " batch"]:
+def sample_keys(key: PRNGKeyArray, index: Int[Array, " batch"]) -> Keys:
     """Makes a key for each sample from a shared key and the sample's index in the data set, whatever the batch."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
-def augment(
-    images: Float[Array, "batch height width 3"], keys: Key[Array, " batch"], augmentation: str
-) -> Float[Array, "batch height width 3"]:
+def augment(images: Images, keys: Keys, augmentation: str) -> Images:
     """Augments each image of a batch at random, from its key (see `sample_keys`), unless `augmentation` is "none".
 
     "weak" flips images and rotates them by right angles, see `orient`. "strong" also, each with probability 1/2, adds
@@ -46,9 +49,7 @@ def augment(
     return images + (1 - SHARPNESS) * _coins(smooth_keys) * (smooth - images)
 
 
-def augment_masks(
-    masks: Shaped[Array, "batch height width"], keys: Key[Array, " batch"], augmentation: str
-) -> Shaped[Array, "batch height width"]:
+def augment_masks(masks: Masks, keys: Keys, augmentation: str) -> Masks:
     """Flips and rotates masks as `augment` does with their images for the same keys."""
     if augmentation == "none":
         return masks
@@ -94,9 +95,7 @@ _WHITE = 8**2
 _UNCHANGED = 0.25
 
 
-def re_expose(
-    raw: Float[Array, "batch height width"], keys: Key[Array, " batch"], camera: Camera, purposes: Sequence[str]
-) -> Float[Array, "batch height width"]:
+def re_expose(raw: Mosaics, keys: Keys, camera: Camera, purposes: Sequence[str]) -> Mosaics:
     """Takes each raw image of a batch again, with a camera that is drawn from its key; a quarter stay as they are.
 
     The purposes say which quantities are drawn from the ranges `_RANGES`: exposure, light (as long as white keeps a

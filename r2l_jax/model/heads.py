@@ -279,10 +279,6 @@ def made_once(named: NamedHead, classes: int) -> nnx.Module:
     return nnx.eval_shape(lambda: named._made(classes, nnx.Rngs(0)))
 
 
-# Files may have a classifier for ImageNet's classes, which is not used.
-_CLASSIFIER = ("fc.",)
-
-
 def load_weights(head: nnx.Module, network: str, file: str | None = None) -> None:
     """Replaces weights and running statistics of a head's residual network with torchvision's ("IMAGENET1K_V1").
 
@@ -300,7 +296,8 @@ def load_weights(head: nnx.Module, network: str, file: str | None = None) -> Non
         source = f"`classifier_pretrained`: {path}"
     try:
         state = safetensors.numpy.load_file(path)
-        tasks.load_torch_state(getattr(head, "encoder", head), state, keep=_CLASSIFIER)
+        # Files may have a classifier for ImageNet's classes, which is not used.
+        tasks.load_torch_state(getattr(head, "encoder", head), state, keep=("fc.",))
     except OSError as error:
         raise InputError(f"{source}: {error.strerror or error}") from None
     except safetensors.SafetensorError as error:

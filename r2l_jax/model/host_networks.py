@@ -37,17 +37,17 @@ class HostNetwork(abc.ABC):
     """A frozen network that computes outside of JAX. Stored results know it by its `identity`, a hash."""
 
     identity: str
-    kind: str
 
     def __init__(self):
         let_callbacks_read()
-        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self._shapes: dict[tuple[int, ...], jax.ShapeDtypeStruct] = {}
 
-    def shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of the logits of images of a shape `(N, 3, H, W)`, found with a single black image."""
-        if images[1:] not in self._shapes:
-            self._shapes[images[1:]] = self.logits(np.zeros((1, *images[1:]), np.float32)).shape[1:]
-        return (images[0], *self._shapes[images[1:]])
+    def shape(self, image: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        """Returns the shape of the logits of an image of a shape `(3, H, W)`, found with a black one."""
+        if image not in self._shapes:
+            logits = self.logits(np.zeros((1, *image), np.float32))
+            self._shapes[image] = jax.ShapeDtypeStruct(logits.shape[1:], jnp.float32)
+        return self._shapes[image]
 
     @abc.abstractmethod
     def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
@@ -63,8 +63,6 @@ class OnnxNetwork(HostNetwork):
 
     `size` is the height and width that the file requires; None if it accepts any.
     """
-
-    kind = "ONNX"
 
     def __init__(self, file: str):
         super().__init__()
@@ -144,8 +142,6 @@ class TorchNetwork(HostNetwork):
     true `boxes` and `labels`, and returns a dict of losses.
     """
 
-    kind = "PyTorch"
-
     def __init__(self, module: Any):
         super().__init__()
         torch = import_torch()
@@ -200,16 +196,12 @@ class TorchNetwork(HostNetwork):
             found = self._called(f"a list of images of shape {images.shape[1:]}", given)
         if not isinstance(found, list | tuple) or len(found) != len(images):
             raise InputError(f"{name} must return a list with a dict for each of {len(images)} images")
-        detections = []
         for each in found:
-            try:
-                parts = [_array(each[key]) for key in _OF_OBJECTS]
-            except (TypeError, KeyError, AttributeError, IndexError):
+            if not isinstance(each, Mapping) or not all(isinstance(each.get(key), torch.Tensor) for key in _OF_OBJECTS):
                 got = ", ".join(map(str, each)) if isinstance(each, Mapping) else f"a {type(each).__name__}"
                 wanted = f"a dict of {', '.join(_OF_OBJECTS)} for each image"
-                raise InputError(f"{name} must return {wanted}, got {got}") from None
-            detections.append(_joined(parts, name))
-        return detections
+                raise InputError(f"{name} must return {wanted}, got {got}")
+        return [_joined([_array(each[key]) for key in _OF_OBJECTS], name) for each in found]
 
     def losses(self, images: np.ndarray, targets: Sequence[tuple[np.ndarray, np.ndarray]], gradient: bool) -> Any:
         """Computes the sum of a detector's losses for each image, and its `gradient` for the image, or else 0.
@@ -384,7 +376,7 @@ def _array(tensor: Any) -> np.ndarray:
 def with_gradient(network: HostNetwork) -> TorchNetwork:
     """Returns a network that has gradients; raises an InputError for others."""
     if not isinstance(network, TorchNetwork):
-        raise InputError(f"the head must have gradients, got an {network.kind} network, which has none")
+        raise InputError("the head must have gradients, got an ONNX network, which has none")
     return network
 
 
@@ -407,17 +399,13 @@ def of_images(function: Callable[..., Any], shapes: Any, *arrays: tuple[Array, i
     return jax.pure_callback(called, result, *(array for array, _ in arrays), vmap_method="broadcast_all")
 
 
-def _logits_shape(network: HostNetwork, images: Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(network.shape(images.shape)[1:], jnp.float32)
-
-
 def _plain(network: HostNetwork, images: Float[Array, "batch 3 height width"]) -> Float[Array, "batch classes ..."]:
-    return of_images(network.logits, _logits_shape(network, images), (images, 3))
+    return of_images(network.logits, network.shape(images.shape[1:]), (images, 3))
 
 
 def _forward(network: HostNetwork, images: Array) -> tuple[Array, Array]:
     kept_logits = with_gradient(network).kept_logits
-    return of_images(kept_logits, _logits_shape(network, images), (images, 3)), images
+    return of_images(kept_logits, network.shape(images.shape[1:]), (images, 3)), images
 
 
 def _backward(network: TorchNetwork, images: Array, cotangent: Array) -> tuple[Array]:

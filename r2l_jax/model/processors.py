@@ -16,10 +16,9 @@ import tasks
 from isp.metering import Part
 from tasks.layers import EPSILON, BatchNorm, Mixing, mix, mixing_of
 
-Images = Float[Array, "batch height width 3"]
-
-# As in the batch norms.
-_MOMENTUM = 0.9
+Mosaics = Float[Array, "batch height width"]
+Images = Float[Array, "batch rows cols 3"]
+Perturbations = Mapping[str, Array] | None
 
 
 class Standardize(nnx.Module):
@@ -64,7 +63,7 @@ class OwnNormalization(Standardize):
             self.mean[...] = self.known_mean[...] - gain * (known[0] - self.mean[...])
             self.std[...] *= gain
         elif not self.use_running_average:
-            mixing = mixing_of(jnp.array(1 - _MOMENTUM), *known)
+            mixing = mixing_of(jnp.array(1 - 0.9), *known)  # the momentum of the batch norms
             self.known_mean[...], self.known_var[...] = mix(mixing, jax.lax.stop_gradient(images), *known)
         return (images - self.mean[...]) / self.std[...]
 
@@ -90,14 +89,12 @@ class NeuralProcessor(nnx.Module):
             "unetplusplus", encoder="resnet34", depth=3, decoder_channels=(256, 128, 64), classes=3, rngs=rngs
         )
 
-    def __call__(self, raw: Float[Array, "batch height width"] | Part) -> Float[Array, "batch rows cols 3"]:
+    def __call__(self, raw: Mosaics | Part) -> Images:
         """Computes the images."""
         images, _ = self.trace(raw)
         return images
 
-    def trace(
-        self, raw: Float[Array, "batch height width"] | Part, perturbations: Mapping[str, Array] | None = None
-    ) -> tuple[Float[Array, "batch rows cols 3"], dict[str, Float[Array, "batch rows cols 3"]]]:
+    def trace(self, raw: Mosaics | Part, perturbations: Perturbations = None) -> tuple[Images, dict[str, Images]]:
         """Computes the images, and the image after each stage."""
         perturbations, raw = perturbations or {}, raw.raw if isinstance(raw, Part) else raw
         mosaic = self.normalizer(isp.demosaic.binned(raw, self.pattern)) + perturbations.get("demosaic", 0)
@@ -114,9 +111,7 @@ class Unprocessed(nnx.Module):
         """Returns the images."""
         return images
 
-    def trace(
-        self, images: Images, perturbations: Mapping[str, Array] | None = None
-    ) -> tuple[Images, dict[str, Images]]:
+    def trace(self, images: Images, perturbations: Perturbations = None) -> tuple[Images, dict[str, Images]]:
         """Returns the images, and the images after the only stage (see `isp.Pipeline.trace`)."""
         images = images + (perturbations or {}).get("rgb", 0)
         return images, {"rgb": images}
@@ -161,11 +156,7 @@ def undone(normalizer: BatchNorm | Standardize, images: Float[Array, "batch heig
 
 
 def observed(
-    normalizer: nnx.Module,
-    head: nnx.Module,
-    images: Float[Array, "batch height width 3"],
-    share: Array | float,
-    known: Mapping[str, Statistics] | None = None,
+    normalizer: nnx.Module, head: nnx.Module, images: Images, share: Any, known: Mapping[str, Statistics] | None = None
 ) -> tuple[Any, dict[str, Array]]:
     """Computes the logits of images, and by layer the mean and the variance of each image by channel, `(2, B, C)`.
 
@@ -175,8 +166,7 @@ def observed(
     layers = layers_of(normalizer, head)
     for name, layer in layers.items():
         layer.mixing = mixing_of(jnp.asarray(share), *(statistics_of(layer) if known is None else known[name]))
-    logits = head(normalizer(images))
-    moments = {}
+    logits, moments = head(normalizer(images)), {}
     for name, layer in layers.items():
         assert layer.mixing is not None
         moments[name] = layer.mixing[...]

@@ -16,6 +16,7 @@ from isp.published import additive_layer_stage
 from r2l_jax.model.augment import augment
 from r2l_jax.model.heads import NormalizedHead, made_once
 from r2l_jax.model.processors import (
+    Images,
     NeuralProcessor,
     OwnNormalization,
     Processor,
@@ -32,6 +33,8 @@ from tasks.layers import BatchNorm
 # Logits `(B, ...)`; for detection, the boxes and the images of a `Detector`.
 Logits = Float[Array, "batch ..."] | dict[str, Array]
 
+Keys = Key[Array, " batch"]
+
 # Raw images, parts of frames, or processed images.
 Raws = Float[Array | np.ndarray, "batch height width *channels"] | Part
 
@@ -45,17 +48,12 @@ class RawToLogit(nnx.Module):
     def __init__(self, processor: Processor, normalizer: BatchNorm | Standardize, head: nnx.Module):
         self.processor, self.normalizer, self.head = processor, normalizer, head
 
-    def __call__(self, raw: Raws, keys: Key[Array, " batch"] | None = None, augmentation: str = "none") -> Logits:
+    def __call__(self, raw: Raws, keys: Keys | None = None, augmentation: str = "none") -> Logits:
         """Computes the logits of raw images, see `logits`."""
         # Only the processor `Unprocessed` takes no parts, and it processes no raw images.
         return self.logits(self.processor(raw), keys, augmentation)  # pyright: ignore[reportArgumentType]
 
-    def logits(
-        self,
-        images: Float[Array, "batch height width 3"],
-        keys: Key[Array, " batch"] | None = None,
-        augmentation: str = "none",
-    ) -> Logits:
+    def logits(self, images: Images, keys: Keys | None = None, augmentation: str = "none") -> Logits:
         """Computes the logits of processed images, after an augmentation drawn from the keys, see `augment`."""
         images = self.normalizer(images)
         if augmentation != "none":
@@ -74,11 +72,6 @@ class RawToLogit(nnx.Module):
     def processed_by(self, processor: Processor) -> "RawToLogit":
         """Returns the model with another processor."""
         return RawToLogit(processor, self.normalizer, self.head)
-
-    def on_one_device(self) -> "RawToLogit":
-        """Returns a copy on this process's default device; a run's arrays may be spread over the devices of several."""
-        graph, state = nnx.split(self)
-        return nnx.merge(graph, jax.tree.map(jnp.asarray, jax.device_get(state)))
 
 
 def pipeline_of(model: RawToLogit) -> isp.Pipeline:

@@ -30,7 +30,7 @@ _PROGRESS, _OUTCOMES = "progress", "outcomes"
 _REMOVED = "removed"
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
     """Writes the states of a fold while training continues, and keeps the last and the best of them.
 
     A checkpoint is the folder `<step>/`, which appears complete or not at all. It holds the `model`, the `progress`
@@ -43,9 +43,6 @@ class Checkpoints:
         with _one_line(f"{folder} cannot be resumed; start over with `overwrite`"):
             self._manager = _manager(folder) if enabled else None
         self._clear()
-
-    def __enter__(self) -> "Checkpoints":
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
         if self._manager is not None:
@@ -60,11 +57,7 @@ class Checkpoints:
         return self._manager is not None and self._manager.latest_step() is not None
 
     def save(
-        self,
-        state: TrainState,
-        history: Sequence[Mapping[str, Any]],
-        quality: Quality | None,
-        outcomes: Mapping[str, np.ndarray] | None = None,
+        self, state: TrainState, history: Sequence[Mapping], quality: Quality | None, outcomes: Mapping | None = None
     ) -> None:
         """Starts to write a checkpoint, which becomes the last one once it is complete.
 

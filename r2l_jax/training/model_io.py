@@ -41,7 +41,6 @@ from r2l_jax.results.files import clear_parts, write_json, write_safetensors
 from r2l_jax.training.checkpoint import stored_model
 from r2l_jax.training.record import (
     CODE_FLAGS,
-    CodeFile,
     Record,
     check_split,
     fold_folder,
@@ -167,7 +166,9 @@ class Trained:
         if not count:
             return {}
         raws, _ = self.dataset.samples(np.random.default_rng(0).permutation(self.split.train)[:count])
-        return known_of(self.model.on_one_device(), raws, self.task)
+        # On this process's default device; a run's arrays may be spread over the devices of several.
+        graph, state = nnx.split(self.model)
+        return known_of(nnx.merge(graph, jax.tree.map(jnp.asarray, jax.device_get(state))), raws, self.task)
 
     @functools.cached_property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -213,8 +214,8 @@ class Trained:
             flags = {"pipeline": pipeline.name, "auto": metering_of(model.processor)}
             flags |= {name: getattr(ProcessingSettings, name) for name in ("processing_mode", *STATIC_FLAGS)}
             config = replace(config, **flags)
-            code = {flag: source for flag, source in self.about.code.items() if flag != "pipeline"}
-            code |= {"pipeline": CodeFile(**dataclasses.asdict(pipeline.source))} if pipeline.source else {}
+            sources = {**self.about.code, "pipeline": pipeline.source}
+            code = {flag: source for flag, source in sources.items() if source}
             changed |= {"flags": {**self.about.flags, **flags}, "code": code}
         changes = {"config": config, "model": model, "stored_clean": clean, "adaptation": adaptation}
         return dataclasses.replace(self, about=msgspec.structs.replace(self.about, **changed), **changes)
@@ -325,7 +326,7 @@ def _settings(about: Record, codes: Mapping[str, Source], data_dir: str | None, 
         if isinstance(name, str) and named_code.is_file(name):
             if source is None:
                 raise InputError(f"{where} is damaged: it does not record the file of `{flag}={name}`")
-            flags[flag] = _present(Source(**msgspec.structs.asdict(source)), codes, where)
+            flags[flag] = _present(source, codes, where)
     if data_dir is not None:
         flags["data_dir"] = data_dir
         # These files may have moved with the data.

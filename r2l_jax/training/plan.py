@@ -37,6 +37,12 @@ from r2l_jax.training.record import Fold, check_split, describe, differences, fo
 from r2l_jax.training.steps import GradientDescent, Steps, StepSettings, TrainState
 from tasks.layers import EPSILON
 
+# The number of samples that initialize the running statistics of a learned processing.
+_SAMPLES = 256
+
+# The number of samples that set the target of metering.
+_METERED = 64
+
 
 class Batches(NamedTuple):
     """The number of samples in a training batch, over all devices, and of batches in an epoch."""
@@ -223,13 +229,6 @@ def _check(config: TrainConfig, steps: StepSettings, dataset: RawDataset, rule: 
             f"`classifier_network={network.classifier_network}` is a frozen network: add `freeze_classifier` to train "
             "the processing for it, or `epochs=0` to evaluate it"
         )
-
-
-# The number of samples that initialize the running statistics of a learned processing.
-_SAMPLES = 256
-
-# The number of samples that set the target of metering.
-_METERED = 64
 
 
 def _origins(config: TrainConfig, architecture: Architecture) -> list[tuple[str, str, tuple[str, ...]]]:

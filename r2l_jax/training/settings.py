@@ -208,11 +208,6 @@ class TrackingSettings(Settings):
         "number of samples to record, cycling through the classes", 5, bound=POSITIVE, rare=True, needs="track"
     )
 
-    @property
-    def records(self) -> bool:
-        """Whether pictures of samples are recorded."""
-        return not {"processing", "gradients", "predictions"}.isdisjoint(self.track)
-
     def __post_init__(self):
         super().__post_init__()
         for name in ("experiment_name", "run_name"):

@@ -50,11 +50,10 @@ class StepSettings:
     @classmethod
     def of(cls, config: TrainConfig, dataset: RawDataset, epoch_steps: int) -> "StepSettings":
         """Collects the settings of a run with this many updates in an epoch."""
-        if dataset.camera is None and (purposes := config.optimization.camera_augmentation):
-            raise InputError(
-                f"`camera_augmentation={','.join(purposes)}`: {dataset.name} is processed already: there is no raw data"
-            )
         task, optimization = task_of(dataset, config.model), config.optimization
+        if dataset.camera is None and optimization.camera_augmentation:
+            named = f"`camera_augmentation={','.join(optimization.camera_augmentation)}`"
+            raise InputError(f"{named}: {dataset.name} is processed already: there is no raw data")
         return cls(
             Architecture(config.processing, task, dataset.camera, tuple(dataset.shape), config.attack.adv_noise_layer),
             optimization.loss_of(task, dataset.labels, config.model.freeze_classifier),
@@ -73,15 +72,12 @@ class StepSettings:
 
 
 class Updated(NamedTuple):
-    """The next variables and rule state, and the task's outcome of the batch before the update with its sums.
-
-    The sums are the `loss` times the batch's weight, and those that `GradientDescent.zero_sums` names.
-    """
+    """The next variables and rule state, and the task's outcome of the batch before the update with its sums."""
 
     model: nnx.State
     state: PyTree
     outcome: dict[str, jax.Array]
-    sums: dict[str, Any]
+    sums: dict[str, Any]  # the loss times the batch's weight, and the others of `GradientDescent.zero_sums`
 
 
 class Averaging(NamedTuple):
@@ -97,27 +93,20 @@ class GradientDescent:
 
     With averaged weights, the average is validated, kept and used; the state has the latest model, from which the next
     update starts. Other rules override these methods.
-
-    Attributes:
-        metrics: names of numbers of each sample whose means are reported.
-        sign: 1 if the best epoch has the highest score, -1 if it has the lowest.
-        keeps_statistics: whether the normalization's statistics stay as they are at the start.
-        state_is_result: whether the results of a finished run need the rule's state. Otherwise it may be dropped.
-        records_differences: whether to record pictures next to those of the `reference`.
     """
 
-    metrics: tuple[str, ...] = ()
-    sign: int = 1
-    keeps_statistics: bool = False
-    state_is_result: bool = False
-    records_differences: bool = False
+    metrics: tuple[str, ...] = ()  # names of numbers of each sample whose means are reported
+    sign: int = 1  # 1 if the best epoch has the highest score, -1 if it has the lowest
+    keeps_statistics: bool = False  # whether the normalization's statistics stay as they are at the start
+    state_is_result: bool = False  # whether a finished run needs the rule's state, which may be dropped otherwise
+    records_differences: bool = False  # whether to record pictures next to those of the `reference`
 
     def __init__(self, settings: StepSettings, model: RawToLogit):
         """Takes a run's model in evaluation mode, with shapes in place of arrays."""
         self._augmentation, self._decay = settings.augmentation, settings.ema
         self._task, self._optimizer = settings.task, settings.optimizer.transformation()
         frozen = {"processor": settings.freezes_processor, "head": settings.freezes_head}
-        kept = [nnx.PathContains(part) for part, is_frozen in frozen.items() if is_frozen]
+        kept = [nnx.PathContains(part) for part in frozen if frozen[part]]
         self._trained = nnx.All(nnx.Param, nnx.Not(nnx.Any(*kept)))
         self._processor_parameters = processor_of(self._split(nnx.state(model))[0]).keys()
         training = nnx.merge(*nnx.split(model))

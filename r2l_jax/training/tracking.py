@@ -1,5 +1,6 @@
 """Training output: lines and tables for the terminal, TensorBoard events, pictures, and the result of a fold."""
 
+import contextlib
 import json
 import operator
 import pathlib
@@ -48,7 +49,7 @@ FOLDER = "training"
 START = "processor_start"
 
 
-class Tracker:
+class Tracker(contextlib.AbstractContextManager):
     """Records one fold: TensorBoard events in its folder, pictures under `results/`, with `save_tensors` also as .npy.
 
     Events from `first_epoch` on are superseded. Only one process of several is `enabled` to write.
@@ -61,9 +62,6 @@ class Tracker:
             for pictures in (folder / "results").glob("**/"):
                 clear_parts(pictures, 0.0)
         self._writer = SummaryWriter(str(folder), purge_step=first_epoch, write_to_disk=enabled)
-
-    def __enter__(self) -> "Tracker":
-        return self
 
     def __exit__(self, *exception) -> None:
         with naming(self._folder / EVENTS):
@@ -141,7 +139,7 @@ def record_samples(
     tracker: Tracker, wanted: TrackingSettings, dataset: RawDataset, steps: Steps, state: TrainState, epoch: int
 ) -> None:
     """Records stages, their gradients, and predictions for samples from all classes, as the flags request."""
-    if not (wanted.records or steps.rule.records_differences):
+    if {"processing", "gradients", "predictions"}.isdisjoint(wanted.track) and not steps.rule.records_differences:
         return
     samples = loader.batch_of(dataset, varied(dataset.labels, wanted.track_n_images))
     targets, batch = samples["target"], to_devices(samples, shardings().everywhere)
@@ -302,9 +300,7 @@ def _recorded(folder: pathlib.Path) -> tuple[dict | None, dict[str, dict[tuple[i
     return start, parameters, norms
 
 
-def _plot(
-    caption: str, label: str, lines: Sequence[Line], scale: str = "linear", chance: float | None = None
-) -> Figure:
+def _plot(caption: str, label: str, lines: Sequence[Line], scale="linear", chance: float | None = None) -> Figure:
     def draw(axes: "Axes") -> None:
         for number, (name, epochs, values) in enumerate(lines):
             # After seven lines, the colors repeat with dashes.

@@ -37,9 +37,6 @@ Numbers = dict[str, Any]
 # Arrays `(S, ...)` of samples by name, see `Task.outcome`.
 Outcome = dict[str, np.ndarray]
 
-# Wider progress bars break on small terminals and in logs.
-_COLUMNS = 80
-
 
 def run(config: TrainConfig, rule: type[GradientDescent] = GradientDescent, shows: bool = True) -> Numbers:
     """Trains every fold of a run, or finishes the work of an earlier call with the same settings.
@@ -228,7 +225,7 @@ class FoldTraining:
             desc=f"fold {self.fold.number + 1}/{len(self.plan.folds)}",
             unit="step",
             disable=None if is_first() else True,
-            ncols=min(shutil.get_terminal_size().columns, _COLUMNS),
+            ncols=min(shutil.get_terminal_size().columns, 80),  # wider bars break on small terminals and in logs
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}]",
         )
 

@@ -97,9 +97,8 @@ class Segmentation(Task):
 
     def _loss_sums(self, logits: jax.Array, masks: jax.Array) -> jax.Array:
         """Computes the sums of each image from which `_loss_of` computes the loss."""
-        if self.several:
-            return tasks.losses.class_sums(logits, masks)
-        return tasks.losses.dice_sums(logits[..., 0], masks)
+        losses = tasks.losses
+        return losses.class_sums(logits, masks) if self.several else losses.dice_sums(logits[..., 0], masks)
 
     def _loss_of(self, sums: jax.Array) -> jax.Array:
         return tasks.losses.class_loss(sums) if self.several else tasks.losses.dice_of(sums)
@@ -127,10 +126,7 @@ class Segmentation(Task):
         return logits.argmax(-1) if self.several else logits[..., 0] > 0
 
     def probabilities(self, logits: jax.Array, height: int) -> jax.Array:
-        """Computes probabilities at each site of raw images of a height: of the classes `(B, H, W, C)`, or the object.
-
-        Those of the object are `(B, H, W)`.
-        """
+        """Computes probabilities at the sites of raw images: of classes `(B, H, W, C)`, or the object `(B, H, W)`."""
         logits = enlarged(logits, height)
         return jax.nn.softmax(logits) if self.several else jax.nn.sigmoid(logits[..., 0])
 
