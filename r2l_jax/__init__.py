@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from r2l_jax import data
     from r2l_jax.controls import adapt, evaluate, export, forensics, monitor, report, synthesize, train
-    from r2l_jax.model.normalized_heads import from_flax, from_onnx, from_torch
+    from r2l_jax.model.heads import from_flax, from_onnx, from_torch
     from r2l_jax.training.run import load
 
 __version__: str
@@ -29,7 +29,7 @@ __all__ = [
 
 _MODULES = {
     "controls": ("adapt", "evaluate", "export", "forensics", "monitor", "report", "synthesize", "train"),
-    "model.normalized_heads": ("from_flax", "from_onnx", "from_torch"),
+    "model.heads": ("from_flax", "from_onnx", "from_torch"),
     "training.run": ("load",),
 }
 

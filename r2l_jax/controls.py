@@ -380,7 +380,7 @@ def _of_network(network: Any, data: AnyData, pipeline: Any, folder: pathlib.Path
     from r2l_jax import named_code
     from r2l_jax.data.raw_dataset import RawDataset
     from r2l_jax.data.sets import datasets
-    from r2l_jax.model.normalized_heads import NormalizedHead, from_flax
+    from r2l_jax.model.heads import NormalizedHead, from_flax
     from r2l_jax.training import train as training
 
     if not isinstance(data, RawDataset):

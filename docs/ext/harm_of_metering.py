@@ -80,7 +80,7 @@ def accuracies(folder: pathlib.Path, data: pathlib.Path, share: float) -> tuple[
         train.run(config)
         run = r2l_jax.load(config.run_dir, code=code if share else ())
         (fold,) = run.folds
-        raws, targets = fold.dataset.samples(fold.test_indices)
+        raws, targets = fold.dataset.samples(fold.split.test)
         camera = fold.dataset.camera
         assert camera is not None
         black = np.asarray(isp.cfa.black_levels(np.array(camera.black_level), camera.pattern, *raws.shape[1:]))

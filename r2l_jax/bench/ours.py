@@ -21,8 +21,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.devices.placement import shardings, to_devices
 from r2l_jax.drift.corruptions import CORRUPTIONS
 from r2l_jax.training.settings import PUBLISHED_OPTIMIZATION
-from r2l_jax.training.steps import Steps, TrainState, make_steps
-from r2l_jax.training.update import StepSettings
+from r2l_jax.training.steps import Steps, StepSettings, TrainState, make_steps
 from tasks.layers import BatchNorm
 
 

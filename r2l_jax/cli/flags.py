@@ -217,7 +217,7 @@ def _argument(leaf: _Leaf, value: Any) -> Any:
         for each in each
     ]
     is_list = isinstance(value, str) and not (leaf.declared.kind == "states" and "=" in value)
-    texts = value.split(",") if is_list else [_text(one) for one in each]
+    texts = str(value).split(",") if is_list else [_text(one) for one in each]
     return [] if texts == ["none"] and leaf.declared.each else texts
 
 

@@ -249,9 +249,9 @@ def tested(uri: str, code: tuple[str, ...]) -> str | None:
         InputError: the folder holds no finished run with checkpoints.
     """
     folds = folds_of(FinishedRun(run=uri, code=code))
-    samples = {tuple(trained.fold.test_indices.tolist()) for trained in folds}
+    samples = {tuple(trained.fold.split.test.tolist()) for trained in folds}
     fold = folds[0].fold
-    groups = len(np.unique(fold.dataset.groups_of(fold.test_indices)))
+    groups = len(np.unique(fold.dataset.groups_of(fold.split.test)))
     if len(samples) > 1 or groups < 2:
         return None
     found = measure({trained.name: Model(trained.fold.model) for trained in folds}, [CLEAN], Samples.of(fold))
@@ -260,7 +260,7 @@ def tested(uri: str, code: tuple[str, ...]) -> str | None:
     score, low, high = map(points, statistics.bounded(outcomes, "recipe" if several else "model", found.scoring.bounds))
     of = f"mean of {len(outcomes)} seeds, " if several else ""
     title = f"test {fold.task.score.name}:".ljust(22)
-    drawn = statistics.drawn(len(fold.test_indices), groups, "test")
+    drawn = statistics.drawn(len(fold.split.test), groups, "test")
     return f"{title}{score} (95% confidence interval: {low} to {high}; {of}{drawn}, best checkpoint)"
 
 

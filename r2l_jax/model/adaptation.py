@@ -3,12 +3,13 @@
 S. Schneider et al., "Improving robustness against common corruptions by covariate shift adaptation", NeurIPS 2020: with
 n new images and N pseudo-images from training, the new images have the weight n / (n + N). The paper chooses N with
 labels. Here, N is the number with which the statistics of some new images best predict the others, or 0 if that raises
-the mutual information of the predictions. The caller decides whether to adapt a model.
+the mutual information of the predictions.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from r2l_jax.devices import compiler
-from r2l_jax.model import normalization
+from r2l_jax.model import processors
 from r2l_jax.model.raw_to_logit import Raws, RawToLogit
 from r2l_jax.model.tasks import Task
 
@@ -41,16 +42,12 @@ Known = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Adapted:
-    """A model with adapted batch-norm statistics.
-
-    `share` is the weight of the new images in the mixture, from 0 to 1. `mutual_information` is between the predictions
-    and these images; below `needed`, the images are refused.
-    """
+    """A model with adapted batch-norm statistics."""
 
     model: RawToLogit
-    share: float
-    mutual_information: float
-    needed: float
+    share: float  # the weight of the new images in the mixture, from 0 to 1
+    mutual_information: float  # of the predictions and these images
+    needed: float  # the least mutual information of images that are not refused
     images: int
 
     @property
@@ -58,13 +55,13 @@ class Adapted:
         """The reason why the model should not be adapted to the new images; None if it may be."""
         if self.images < LEAST:
             return f"at least {LEAST} images are needed to adapt, got {self.images}"
-        if self.mutual_information < self.needed:
-            return (
-                f"the {self.images} images are not a mixture of the training classes, such as images of one class or "
-                f"of other scenes: the mutual information of predictions and images must be at least "
-                f"{self.needed:.2f}, got {self.mutual_information:.2f}"
-            )
-        return None
+        if self.mutual_information >= self.needed:
+            return None
+        return (
+            f"the {self.images} images are not a mixture of the training classes, such as images of one class or of "
+            f"other scenes: the mutual information of predictions and images must be at least {self.needed:.2f}, got "
+            f"{self.mutual_information:.2f}"
+        )
 
     @property
     def description(self) -> str:
@@ -83,14 +80,11 @@ def mutual_information(probabilities: Float[Array, "... classes"]) -> Float[Arra
 
 
 def adapt(model: RawToLogit, raws: Raws, task: Task, score: float, clean: Known | None = None) -> Adapted:
-    """Adapts the statistics of all normalization layers to new images.
+    """Mixes the statistics of clean images in all normalization layers with those of at least two new raw images.
 
-    The statistics of clean images are mixed with those of new ones. The share of the new ones is chosen by
-    leave-one-out, see `pseudo_images`; it is 1 if that gives a greater mutual information.
-
-    `model` is in evaluation mode, and `raws` are at least two new raw images. The validation score says how confident a
-    classifier must be on them. `clean` has the statistics of clean images (see `known_of`); None uses the training
-    statistics, which do not describe one camera's images after training on several.
+    The share of the new ones is chosen by leave-one-out, see `pseudo_images`; it is 1 if that gives a greater mutual
+    information. The validation score says how confident a classifier must be on them. `clean` has the statistics of
+    clean images (see `known_of`), by default those of training, which mix those of several cameras.
     """
     known = statistics(model) if clean is None else clean
     *_, moments = _mixed(model, raws, task, 0.0, known)
@@ -108,10 +102,7 @@ def replaced(model: RawToLogit, raws: Raws, task: Task) -> RawToLogit:
 
 
 def known_of(model: RawToLogit, raws: Raws, task: Task) -> Known:
-    """Observes the statistics of images in all normalization layers of the unchanged model.
-
-    The images are processed `LEAST` at a time, so their number is a multiple of it.
-    """
+    """Observes the statistics of images, a multiple of `LEAST`, in all normalization layers of the unchanged model."""
     parts = [raws[start : start + LEAST] for start in range(0, len(raws), LEAST)]
     known = statistics(model)
     moments = [_mixed(model, part, task, 0.0, known)[2] for part in parts]
@@ -121,8 +112,8 @@ def known_of(model: RawToLogit, raws: Raws, task: Task) -> Known:
 
 def statistics(model: RawToLogit) -> Known:
     """Returns the statistics that the normalization layers of a model use."""
-    layers = normalization.layers_of(model.normalizer, model.head)
-    return jax.device_get({name: normalization.statistics_of(layer) for name, layer in layers.items()})
+    layers = processors.layers_of(model.normalizer, model.head)
+    return jax.device_get({name: processors.statistics_of(layer) for name, layer in layers.items()})
 
 
 def pseudo_images(moments: Mapping[str, np.ndarray], known: Known) -> float:
@@ -130,8 +121,7 @@ def pseudo_images(moments: Mapping[str, np.ndarray], known: Known) -> float:
 
     The statistics of all new images but one are mixed with the known ones. The best number gives the left-out image the
     highest likelihood under a normal distribution of each channel, averaged over images and channels and summed over
-    the layers. `moments` are the mean and the variance of each image by channel, `(2, B, C)`, in the model as it is: a
-    drift that an early layer no longer sees is hidden from later ones.
+    the layers. `moments` are the mean and the variance of each image by channel, `(2, B, C)`, in the unchanged model.
     """
     costs = np.zeros(len(_PSEUDO_IMAGES))
     for name, (mean, var) in known.items():
@@ -141,14 +131,12 @@ def pseudo_images(moments: Mapping[str, np.ndarray], known: Known) -> float:
         spread = np.maximum((squares.sum(0) - squares) / others - left**2, 0)
         for place, number in enumerate(_PSEUDO_IMAGES):
             share = others / (others + number)
-            mixed, mixed_var = mean + share * (left - mean), var + share * (spread - var) + normalization.EPSILON
+            mixed, mixed_var = mean + share * (left - mean), var + share * (spread - var) + processors.EPSILON
             costs[place] += (np.log(mixed_var) + (variances + (means - mixed) ** 2) / mixed_var).mean()
     return _PSEUDO_IMAGES[int(np.argmin(costs))]
 
 
-def _mixed(
-    model: RawToLogit, raws: Raws, task: Task, share: float, known: Known
-) -> tuple[RawToLogit, float, dict[str, np.ndarray]]:
+def _mixed(model: RawToLogit, raws: Raws, task: Task, share: float, known: Known) -> tuple[RawToLogit, float, Any]:
     """Returns a model with mixed statistics, its mutual information with images, and their moments in each layer."""
     graph, state = nnx.split(model)
     information, moments, changed = compiler.jit(_observe, 0, 1)(graph, task, state, raws, np.float32(share), known)
@@ -156,15 +144,10 @@ def _mixed(
 
 
 def _observe(
-    graph: nnx.GraphDef,
-    task: Task,
-    state: nnx.State,
-    raws: Raws,
-    share: Array,
-    known: Mapping[str, normalization.Statistics],
+    graph: nnx.GraphDef, task: Task, state: nnx.State, raws: Raws, share: Array, known: Any
 ) -> tuple[Array, dict[str, Array], nnx.State]:
     model = nnx.merge(graph, state)
-    logits, moments = normalization.observed(model.normalizer, model.head, model.processor(raws), share, known)
+    logits, moments = processors.observed(model.normalizer, model.head, model.processor(raws), share, known)
     information = jnp.zeros(())
     if task.has_distributions:
         information = mutual_information(task.distributions(task.probabilities(logits, raws.shape[1])))

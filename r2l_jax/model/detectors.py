@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 
 import tasks
 from r2l_jax.errors import InputError
+from r2l_jax.model.heads import resized
 from r2l_jax.model.host_networks import HostNetwork, of_images, with_gradient
-from r2l_jax.model.normalized_heads import resized
 
 AnyArray = jax.Array | np.ndarray
 
@@ -27,9 +27,8 @@ _MOST = 300
 class Detector(nnx.Module):
     """A frozen detector as a head.
 
-    `labels` are the numbers that the network gives to each class; others are no objects of the data. None stands for 1
-    to `classes`, as torchvision counts them. `sides` are the height and width to which images are resized for the
-    network; None keeps their size.
+    `labels` are the numbers that the network gives to each class, by default 1 to `classes`, as torchvision counts
+    them; others are no objects of the data. `sides` are the height and width to which images are resized, if any.
     """
 
     def __init__(
@@ -48,11 +47,10 @@ class Detector(nnx.Module):
         return min(tasks.detection.MOST * self.classes, _MOST)
 
     def __call__(self, images: Float[Array | np.ndarray, "batch height width 3"]) -> dict[str, Array]:
-        """Detects objects in normalized images.
+        """Detects objects in normalized images: returns these `images`, of which `losses` has a gradient, and `boxes`.
 
-        Returns:
-            `boxes (B, D, 6)`: x1, y1, x2, y2 in pixels of the images, the score, and the class or -1 for an empty row,
-            in the order of the scores; and the `images`, of which `losses` has a gradient.
+        `boxes (B, D, 6)` are x1, y1, x2, y2 in pixels of the images, the score, and the class or -1 for an empty row,
+        in the order of the scores.
         """
         images, shape = jnp.asarray(images), jax.ShapeDtypeStruct((self.size, 6), jnp.float32)
         seen, scale = self._seen(images)
@@ -67,13 +65,10 @@ class Detector(nnx.Module):
         return seen, jnp.array([wide, high, wide, high, 1, 1], jnp.float32)
 
     def losses(self, images: Float[Array, "batch height width 3"], targets: Array) -> Float[Array, " batch"]:
-        """Computes the sum of the network's losses for each image, with a gradient for the images.
+        """Computes the sum of the network's losses for each image, with a gradient, or raises an InputError without.
 
         `targets (B, N, 6)` are x1, y1, x2, y2 in pixels of the images, the class or -1, and 1 for a crowd, which the
         losses leave out.
-
-        Raises:
-            InputError: the network has no gradients.
         """
         with_gradient(self.network)
         seen, scale = self._seen(images)
@@ -118,9 +113,9 @@ def matches(boxes: Array, targets: Array, classes: int) -> dict[str, Array]:
         each = [tasks.detection.match(*image, classes, size) for image in images]
         return {name: np.stack([of_image[name] for of_image in each]) for name in each[0]}
 
-    of_one = tasks.detection.match(np.zeros((0, 6)), np.zeros((0, 6)), classes, size)
-    shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in of_one.items()}
-    return of_images(matched, shapes, (boxes, 2), (targets, 2))
+    # The shapes of one image.
+    none = tasks.detection.match(np.zeros((0, 6)), np.zeros((0, 6)), classes, size)
+    return of_images(matched, none, (boxes, 2), (targets, 2))
 
 
 def _channels_first(images: AnyArray) -> np.ndarray:
@@ -130,10 +125,6 @@ def _channels_first(images: AnyArray) -> np.ndarray:
 def _losses_of(detector: Detector, gradient: bool, images: Array, targets: Array) -> tuple[Array, Array]:
     shapes = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct(images.shape[1:], jnp.float32)
     return of_images(functools.partial(detector._host_losses, gradient), shapes, (images, 3), (targets, 2))
-
-
-def _plain(detector: Detector, images: Array, targets: Array) -> Array:
-    return _losses_of(detector, False, images, targets)[0]
 
 
 def _forward(detector: Detector, images: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -146,5 +137,5 @@ def _backward(detector: Detector, kept: tuple[Array, Array], cotangent: Array) -
     return gradients * cotangent[:, None, None, None], jnp.zeros_like(targets)
 
 
-_losses = jax.custom_vjp(_plain, nondiff_argnums=(0,))
+_losses = jax.custom_vjp(lambda *given: _losses_of(given[0], False, *given[1:])[0], nondiff_argnums=(0,))
 _losses.defvjp(_forward, _backward)

@@ -34,23 +34,20 @@ logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)
 
 
 class HostNetwork(abc.ABC):
-    """A frozen network that computes outside of JAX.
-
-    Compiled functions tell networks apart as objects. Stored results know them by their `identity`, a hash.
-    """
+    """A frozen network that computes outside of JAX. Stored results know it by its `identity`, a hash."""
 
     identity: str
-    kind: str
 
     def __init__(self):
         let_callbacks_read()
-        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self._shapes: dict[tuple[int, ...], jax.ShapeDtypeStruct] = {}
 
-    def shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of the logits of images of a shape `(N, 3, H, W)`, found with a single black image."""
-        if images[1:] not in self._shapes:
-            self._shapes[images[1:]] = self.logits(np.zeros((1, *images[1:]), np.float32)).shape[1:]
-        return (images[0], *self._shapes[images[1:]])
+    def shape(self, image: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        """Returns the shape of the logits of an image of a shape `(3, H, W)`, found with a black one."""
+        if image not in self._shapes:
+            logits = self.logits(np.zeros((1, *image), np.float32))
+            self._shapes[image] = jax.ShapeDtypeStruct(logits.shape[1:], jnp.float32)
+        return self._shapes[image]
 
     @abc.abstractmethod
     def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
@@ -66,8 +63,6 @@ class OnnxNetwork(HostNetwork):
 
     `size` is the height and width that the file requires; None if it accepts any.
     """
-
-    kind = "ONNX"
 
     def __init__(self, file: str):
         super().__init__()
@@ -92,8 +87,8 @@ class OnnxNetwork(HostNetwork):
             found = ", ".join(f"{each.type} {each.shape}" for each in inputs)
             raise InputError(f"{file} must take one float32 batch (B, 3, H, W) or (B, H, W, 3), got {found}")
         self._last = shape[1] != 3  # whether channels are last
-        sides = shape[1:3] if self._last else shape[2:]
-        self.size = (sides[0], sides[1]) if all(isinstance(side, int) for side in sides) else None
+        height, width = shape[1:3] if self._last else shape[2:]
+        self.size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
         self._batch = shape[0] if isinstance(shape[0], int) else None
 
     def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
@@ -102,8 +97,8 @@ class OnnxNetwork(HostNetwork):
         array = np.ascontiguousarray(np.moveaxis(array, 1, -1)) if self._last else array
         size = self._batch or len(array)
         filled = np.concatenate([array, np.repeat(array[-1:], -len(array) % size, 0)])
-        logits = np.concatenate([self._computed(filled[start : start + size]) for start in range(0, len(filled), size)])
-        logits = logits[: len(array)]
+        parts = [self._computed(filled[start : start + size]) for start in range(0, len(filled), size)]
+        logits = np.concatenate(parts)[: len(array)]
         if np.isnan(logits).any() and np.isfinite(array).all():
             raise InputError(f"{self._file} returns NaN logits for finite images")
         return np.moveaxis(logits, -1, 1) if self._last and logits.ndim == 4 else logits
@@ -111,9 +106,9 @@ class OnnxNetwork(HostNetwork):
     def detections(self, images: np.ndarray) -> list[np.ndarray]:
         """Detects objects in each image, with the outputs boxes, scores and labels, whatever their order."""
         names = [each.name for each in self._session.get_outputs()]
-        if lacking := [name for name in _OF_OBJECTS if name not in names]:
+        if lacking := ", ".join(name for name in _OF_OBJECTS if name not in names):
             raise InputError(
-                f"{self._file} must have the outputs {', '.join(_OF_OBJECTS)} for detection, lacks {', '.join(lacking)}"
+                f"{self._file} must have the outputs {', '.join(_OF_OBJECTS)} for detection, lacks {lacking}"
             )
         array = np.ascontiguousarray(np.moveaxis(images, 1, -1)) if self._last else images
         found = []
@@ -133,8 +128,8 @@ class OnnxNetwork(HostNetwork):
 
     def _computed(self, array: np.ndarray) -> np.ndarray:
         logits = self._run(array, None)[0]
-        if getattr(logits, "ndim", 0) not in (2, 4) or len(logits) != len(array):
-            found = f"{np.shape(logits)} for {len(array)} images"
+        if logits.ndim not in (2, 4) or len(logits) != len(array):
+            found = f"{logits.shape} for {len(array)} images"
             raise InputError(f"{self._file} must return logits (B, C) or of rank 4, got shape {found}")
         return np.asarray(logits, np.float32)
 
@@ -142,12 +137,10 @@ class OnnxNetwork(HostNetwork):
 class TorchNetwork(HostNetwork):
     """A trained PyTorch module, computed on arrays. It has gradients with respect to the images.
 
-    A module that detects objects takes a list of images `(3, H, W)`, as torchvision's detectors do, and returns a dict
-    with `boxes (K, 4)`, `scores (K,)` and `labels (K,)` for each. In training mode, it also takes a list of dicts with
-    the true `boxes` and `labels`, and returns a dict of losses.
+    As torchvision's detectors do, one that detects objects takes a list of images `(3, H, W)`, and returns a dict with
+    `boxes (K, 4)`, `scores (K,)` and `labels (K,)` for each. In training mode, it also takes a list of dicts with the
+    true `boxes` and `labels`, and returns a dict of losses.
     """
-
-    kind = "PyTorch"
 
     def __init__(self, module: Any):
         super().__init__()
@@ -172,26 +165,26 @@ class TorchNetwork(HostNetwork):
 
     def kept_logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
         """Computes the logits, and keeps what the gradient needs."""
-        # A copy, since JAX reuses the memory of the images.
-        leaf = _tensor(images).clone().requires_grad_(True)
-        with import_torch().enable_grad():
-            logits = self._computed(leaf)
+        leaf, logits = self._followed(_tensor(images))
         if not logits.requires_grad:
             raise InputError(_without_gradient(type(self._module).__name__, "logits"))
         self._kept.append((leaf, logits))
         return _array(logits)
 
+    def _followed(self, images: Any) -> tuple[Any, Any]:
+        """Computes the logits of a copy of images, since JAX reuses their memory; returns both, for the gradient."""
+        leaf = images.clone().requires_grad_(True)
+        with import_torch().enable_grad():
+            return leaf, self._computed(leaf)
+
     def gradient(self, images: jax.Array | np.ndarray, cotangent: jax.Array | np.ndarray) -> np.ndarray:
         """Computes the vector-Jacobian product of a cotangent of the logits, for the images."""
-        torch, wanted = import_torch(), _tensor(images)
-        try:
-            leaf, logits = self._kept.pop()
-        except IndexError:
-            leaf = logits = None
-        if leaf is None or leaf.shape != wanted.shape or not torch.equal(leaf, wanted):
-            leaf = wanted.clone().requires_grad_(True)
-            with torch.enable_grad():
-                logits = self._computed(leaf)
+        torch, wanted, kept = import_torch(), _tensor(images), None
+        with contextlib.suppress(IndexError):
+            kept = self._kept.pop()
+        if kept is None or kept[0].shape != wanted.shape or not torch.equal(kept[0], wanted):
+            kept = self._followed(wanted)
+        leaf, logits = kept
         (gradient,) = torch.autograd.grad(logits, leaf, _tensor(cotangent), allow_unused=True)
         return np.zeros(leaf.shape, np.float32) if gradient is None else _array(gradient)
 
@@ -199,27 +192,22 @@ class TorchNetwork(HostNetwork):
         """Detects objects in each image."""
         torch, name = import_torch(), type(self._module).__name__
         with torch.no_grad(), self._mode:
-            found = self._called(
-                f"a list of images of shape {images.shape[1:]}", list(torch.tensor(images, **self._place))
-            )
+            given = list(torch.tensor(images, **self._place))
+            found = self._called(f"a list of images of shape {images.shape[1:]}", given)
         if not isinstance(found, list | tuple) or len(found) != len(images):
             raise InputError(f"{name} must return a list with a dict for each of {len(images)} images")
-        detections = []
         for each in found:
-            try:
-                parts = [_array(each[key]) for key in _OF_OBJECTS]
-            except (TypeError, KeyError, AttributeError, IndexError):
+            if not isinstance(each, Mapping) or not all(isinstance(each.get(key), torch.Tensor) for key in _OF_OBJECTS):
                 got = ", ".join(map(str, each)) if isinstance(each, Mapping) else f"a {type(each).__name__}"
                 wanted = f"a dict of {', '.join(_OF_OBJECTS)} for each image"
-                raise InputError(f"{name} must return {wanted}, got {got}") from None
-            detections.append(_joined(parts, name))
-        return detections
+                raise InputError(f"{name} must return {wanted}, got {got}")
+        return [_joined([_array(each[key]) for key in _OF_OBJECTS], name) for each in found]
 
     def losses(self, images: np.ndarray, targets: Sequence[tuple[np.ndarray, np.ndarray]], gradient: bool) -> Any:
-        """Computes the sum of a detector's losses for each image `(N,)`, and its gradient for the image `(N, 3, H, W)`.
+        """Computes the sum of a detector's losses for each image, and its `gradient` for the image, or else 0.
 
         Batch norm and dropout stay frozen, and losses that draw samples draw the same ones each time. `targets` are the
-        true boxes `(K, 4)` and labels `(K,)` of each image. Without `gradient`, it is 0.
+        true boxes `(K, 4)` and labels `(K,)` of each image.
         """
         torch = import_torch()
         losses, gradients = np.zeros(len(images), np.float32), np.zeros(images.shape, np.float32)
@@ -230,7 +218,8 @@ class TorchNetwork(HostNetwork):
                 leaf = torch.tensor(image, requires_grad=gradient)
                 target = {"boxes": torch.tensor(boxes, **self._place), "labels": torch.tensor(labels, device=device)}
                 with torch.set_grad_enabled(gradient):
-                    loss = self._sum(self._called(given, [leaf.to(**self._place, copy=True)], [target]))
+                    found = self._called(given, [leaf.to(**self._place, copy=True)], [target])
+                    loss = _sum_of(found, type(self._module).__name__)
                 losses[number] = loss.item()
                 if gradient and loss.requires_grad:
                     (of_leaf,) = torch.autograd.grad(loss, leaf, allow_unused=True)
@@ -238,16 +227,6 @@ class TorchNetwork(HostNetwork):
                 elif gradient and len(boxes):
                     raise InputError(_without_gradient(type(self._module).__name__, "losses"))
         return losses, gradients
-
-    def _sum(self, found: Any) -> Any:
-        """Sums losses, which must be finite."""
-        torch, name = import_torch(), type(self._module).__name__
-        if not isinstance(found, Mapping) or not all(isinstance(each, torch.Tensor) for each in found.values()):
-            raise InputError(f"{name} must return a dict of losses in training mode, for a list of images and targets")
-        loss = sum(each.sum() for each in found.values())
-        if not found or not torch.isfinite(loss):
-            raise InputError(f"{name} must return finite losses, got {', '.join(map(str, found)) or 'none'}")
-        return loss
 
     @contextlib.contextmanager
     def _in_training(self) -> Iterator[None]:
@@ -295,6 +274,17 @@ def import_torch() -> Any:
         raise InputError("a PyTorch head needs the package torch: pip install 'r2l_jax[torch]'") from None
 
 
+def _sum_of(losses: Any, name: str) -> Any:
+    """Sums the losses of a module, which must be finite."""
+    torch = import_torch()
+    if not isinstance(losses, Mapping) or not all(isinstance(each, torch.Tensor) for each in losses.values()):
+        raise InputError(f"{name} must return a dict of losses in training mode, for a list of images and targets")
+    total = sum(each.sum() for each in losses.values())
+    if not losses or not torch.isfinite(total):
+        raise InputError(f"{name} must return finite losses, got {', '.join(map(str, losses)) or 'none'}")
+    return total
+
+
 def _without_gradient(name: str, what: str) -> str:
     return (
         f"{name} must return {what} with a gradient for its images; torch.no_grad, detach or NumPy in its forward "
@@ -315,11 +305,9 @@ def _joined(parts: Sequence[np.ndarray], name: str) -> np.ndarray:
 
 
 def _hash(module: Any) -> str:
-    """Hashes a module's layers and weights, the code of its classes, and the values that the code reads.
+    """Hashes a module's layers and weights, the code of its classes, and the plain values and arrays that it reads.
 
-    These are numbers, strings, tensors and arrays, and collections of them, in attributes of its submodules and their
-    classes, and in variables outside of the code. Not hashed are other objects, functions that the code calls, and
-    hooks. PyTorch's own classes are known by their names alone.
+    Not hashed are other objects, functions that the code calls, and hooks. PyTorch's own classes count by name alone.
     """
     torch = import_torch()
     own, codes, unknown = vars(torch.nn.Module()).keys(), dict[type, Any](), set[str]()
@@ -388,7 +376,7 @@ def _array(tensor: Any) -> np.ndarray:
 def with_gradient(network: HostNetwork) -> TorchNetwork:
     """Returns a network that has gradients; raises an InputError for others."""
     if not isinstance(network, TorchNetwork):
-        raise InputError(f"the head must have gradients, got an {network.kind} network, which has none")
+        raise InputError("the head must have gradients, got an ONNX network, which has none")
     return network
 
 
@@ -402,9 +390,8 @@ def of_images(function: Callable[..., Any], shapes: Any, *arrays: tuple[Array, i
 
     def called(*given: jax.Array) -> Any:
         lead = given[0].shape[: given[0].ndim - ranks[0]]
-        flat = list(given)
-        if len(lead) > 1:
-            flat = [each.reshape(-1, *each.shape[each.ndim - rank :]) for each, rank in zip(given, ranks, strict=True)]
+        pairs = zip(given, ranks, strict=True)
+        flat = [each.reshape(-1, *each.shape[each.ndim - rank :]) if len(lead) > 1 else each for each, rank in pairs]
         return jax.tree.map(lambda each: each.reshape(*lead, *each.shape[1:]), function(*flat))
 
     count = len(arrays[0][0])
@@ -412,17 +399,13 @@ def of_images(function: Callable[..., Any], shapes: Any, *arrays: tuple[Array, i
     return jax.pure_callback(called, result, *(array for array, _ in arrays), vmap_method="broadcast_all")
 
 
-def _logits_shape(network: HostNetwork, images: Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(network.shape(images.shape)[1:], jnp.float32)
-
-
-def _plain(network: HostNetwork, images: Array) -> Array:
-    return of_images(network.logits, _logits_shape(network, images), (images, 3))
+def _plain(network: HostNetwork, images: Float[Array, "batch 3 height width"]) -> Float[Array, "batch classes ..."]:
+    return of_images(network.logits, network.shape(images.shape[1:]), (images, 3))
 
 
 def _forward(network: HostNetwork, images: Array) -> tuple[Array, Array]:
     kept_logits = with_gradient(network).kept_logits
-    return of_images(kept_logits, _logits_shape(network, images), (images, 3)), images
+    return of_images(kept_logits, network.shape(images.shape[1:]), (images, 3)), images
 
 
 def _backward(network: TorchNetwork, images: Array, cotangent: Array) -> tuple[Array]:
@@ -430,10 +413,6 @@ def _backward(network: TorchNetwork, images: Array, cotangent: Array) -> tuple[A
     return (of_images(network.gradient, shape, (images, 3), (cotangent, cotangent.ndim - 1)),)
 
 
-_logits = jax.custom_vjp(_plain, nondiff_argnums=(0,))
-_logits.defvjp(_forward, _backward)
-
-
-def logits_of(network: HostNetwork, images: Float[Array, "batch 3 height width"]) -> Float[Array, "batch classes ..."]:
-    """Computes the logits `(B, C)` or `(B, C, H, W)` of normalized images, with a gradient for the images."""
-    return _logits(network, images)
+# Computes the logits `(B, C)` or `(B, C, H, W)` of a network for normalized images, with a gradient for the images.
+logits_of = jax.custom_vjp(_plain, nondiff_argnums=(0,))
+logits_of.defvjp(_forward, _backward)

@@ -8,26 +8,6 @@ import numpy as np
 TRUE, FOUND = (0.0, 0.8, 0.0), (1.0, 0.0, 1.0)
 
 
-def predictions(images: np.ndarray, logits: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """Draws images `(N, H, W, 3)` in a row, each titled with its target and the most probable class."""
-    # Imported here, because matplotlib takes a third of a second, and training begins without it.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2.0 * len(images), 2.5), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    for axes, image, logit, target in zip(
-        figure.subplots(1, len(images), squeeze=False)[0], images, logits, targets, strict=True
-    ):
-        axes.imshow(np.clip(image, 0, 1))
-        axes.set_axis_off()
-        right = int(logit.argmax()) == target
-        title = verdict(logit, int(target), classes).replace(", ", "\n")
-        axes.set_title(title, fontsize="medium", color="darkgreen" if right else "darkred")
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3] / 255
-
-
 def verdict(logits: np.ndarray, target: int, classes: Sequence[str]) -> str:
     """Returns a target and its prediction in words, such as "target BAS, EOS 76%"."""
     predicted = int(logits.argmax())
@@ -58,15 +38,6 @@ def overlaid(image: np.ndarray, mask: np.ndarray, colors: np.ndarray) -> np.ndar
     """Mixes an image `(H, W, 3)` with the colors of the classes of a mask `(H, W)`; black ones leave it as it is."""
     tints = colors[mask] / np.float32(255)
     return np.where(tints.any(-1, keepdims=True), (np.clip(image, 0, 1) + tints) / 2, image)
-
-
-def masks(images: np.ndarray, predicted: np.ndarray, targets: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Draws images `(N, H, W, 3)` in a row, below them their masks `(N, H, W)`, and below these the predicted masks.
-
-    Masks hold the places of their `colors`; pixels that are ignored are gray.
-    """
-    every = np.concatenate([colors, np.full((256 - len(colors), 3), 128, np.uint8)]) / 255
-    return np.concatenate([row_of(row) for row in (images, every[targets], every[predicted])])
 
 
 def boxed(image: np.ndarray, boxes: np.ndarray, color: tuple[float, float, float]) -> np.ndarray:

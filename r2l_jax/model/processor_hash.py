@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import json
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,16 +17,6 @@ from r2l_jax.named_code import is_from_file
 
 def processor_hash(processor: nnx.Module) -> str:
     """Hashes a pipeline or another processor: its settings and the values of its variables."""
-    digest = hashlib.sha256(json.dumps([_settings(processor), _type_name(processor)]).encode())
-    for path, variable in nnx.to_flat_state(nnx.state(processor)):
-        array = np.asarray(jax.device_get(variable[...]))
-        digest.update(f"\n0 {'.'.join(map(str, path))} {array.dtype} {array.shape} ".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _settings(processor: nnx.Module) -> dict[str, Any]:
-    """Describes the settings that a processor's images depend on besides its variables."""
     stages = [
         {
             "name": stage.name,
@@ -36,14 +26,20 @@ def _settings(processor: nnx.Module) -> dict[str, Any]:
         }
         for stage in getattr(processor, "stages", ())
     ]
-    return {"stages": stages, "pattern": getattr(processor, "pattern", None)}
+    settings = {"stages": stages, "pattern": getattr(processor, "pattern", None)}
+    digest = hashlib.sha256(json.dumps([settings, _type_name(processor)]).encode())
+    for path, variable in nnx.to_flat_state(nnx.state(processor)):
+        array = np.asarray(jax.device_get(variable[...]))
+        digest.update(f"\n0 {'.'.join(map(str, path))} {array.dtype} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def described(value: Any, outer: tuple[int, ...] = ()) -> Any:
-    """Describes an option or a function, and the values that it captures, as JSON values.
+    """Describes an option or a function as JSON values; `outer` has the ids of what contains it, to end recursion.
 
     The description of a function is its name, the values that it captures, its defaults and, in a user's file, the
-    globals that it refers to. `outer` has the ids of the values that contain this one, to end recursion.
+    globals that it refers to.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -67,21 +63,16 @@ def described(value: Any, outer: tuple[int, ...] = ()) -> Any:
         return sorted((described(each, outer) for each in value), key=json.dumps)
     function = inspect.unwrap(value) if callable(value) else None
     if inspect.isfunction(function):
-        name = f"{function.__module__}.{function.__qualname__}"
-        return [name, *(described(each, outer) for each in _held(function))]
+        captured = [cell.cell_contents for cell in function.__closure__ or ()]
+        # The globals of the packages' own functions are part of the packages' source. From Python 3.13 on, they come in
+        # the order of a set, which differs from process to process.
+        referred = sorted(inspect.getclosurevars(function).globals.items()) if is_from_file(function) else []
+        held = captured, function.__defaults__, function.__kwdefaults__, referred
+        return [f"{function.__module__}.{function.__qualname__}", *(described(each, outer) for each in held)]
     if hasattr(value, "__dict__") and vars(value):
         return [_type_name(value), described(vars(value), outer)]
     # The default repr shows an object's address, so stored results that depend on such an object are never found.
     return repr(value)
-
-
-def _held(function: Callable) -> list[Any]:
-    """Lists the values that a function depends on besides its arguments."""
-    captured = [cell.cell_contents for cell in function.__closure__ or ()]
-    # The globals of the packages' own functions are part of the packages' source.
-    referred = inspect.getclosurevars(function).globals if is_from_file(function) else {}
-    # From Python 3.13 on, they come in the order of a set, which differs from process to process.
-    return [captured, function.__defaults__, function.__kwdefaults__, sorted(referred.items())]
 
 
 def _type_name(value: Any) -> str:

@@ -40,16 +40,12 @@ _AT_ONCE = 2**22
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A score by its name.
-
-    `classes` name the rows and columns of confusion matrices, `least` is the lowest value that it can have, and
-    `source` is the file of a user's score.
-    """
+    """A score by its name."""
 
     name: str
-    classes: tuple[str, ...] = ()
-    least: float = 0.0
-    source: Source | None = None
+    classes: tuple[str, ...] = ()  # the rows and columns of confusion matrices
+    least: float = 0.0  # the lowest value that it can have
+    source: Source | None = None  # the file of a user's score
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -64,10 +60,6 @@ class Score:
     def __call__(self, outcome: Outcome, weights: Shaped[np.ndarray, "*lead S"]) -> Scored:
         """Computes the score `(...)` for each weighting of the samples; 0 if all weights are 0."""
         raise NotImplementedError
-
-    def of_all(self, outcome: Outcome) -> float:
-        """Computes the score of samples of equal weight."""
-        return float(self(outcome, np.ones(_count(outcome))))
 
     def without_each(
         self, outcome: Outcome, weights: Shaped[np.ndarray, " S"], groups: Int[np.ndarray, " S"]
@@ -124,9 +116,8 @@ class MeanIou(Score):
 class Auroc(Score):
     """The area under the receiver operating characteristic of class `of` against all others.
 
-    It is the probability that a sample of the class has a higher probability of it than another sample; ties count
-    half (J. Hanley & B. McNeil, "The meaning and use of the area under a receiver operating characteristic (ROC)
-    curve", 1982). Without samples on both sides it is 0.
+    It is the probability that a sample of the class has a higher probability of it than another sample; ties count half
+    (J. Hanley & B. McNeil, Radiology 143, 1982). Without samples on both sides it is 0.
     """
 
     of: int | None = 1
@@ -147,10 +138,7 @@ class Auroc(Score):
 
 @dataclasses.dataclass(frozen=True)
 class AveragePrecision(Score):
-    """The mean average precision of boxes: "map" over ten thresholds, or "map50" at 0.5; or that of class `of`.
-
-    See `tasks.detection`. It is 0 without objects.
-    """
+    """The mean average precision of boxes: "map" over ten thresholds, or "map50" at 0.5; or that of class `of`."""
 
     of: int | None = None
 
@@ -158,7 +146,7 @@ class AveragePrecision(Score):
         """Computes the mean average precision `(...)` for each weighting of the samples."""
         found = tasks.detection.average_precision(outcome, weights)
         found = found[..., :1] if self.name.startswith("map50") else found
-        found = found if self.of is None else found[..., self.of : self.of + 1, :]
+        found = found if self.of is None else found[..., [self.of], :]
         return np.nan_to_num(tasks.detection.mean_average_precision(found))
 
 
@@ -177,20 +165,17 @@ class OwnScore(Score):
         except Exception as error:  # The user's function may raise anything.
             file = self.source.file if self.source else ""
             raise InputError(f"`score={self.name}` raised {named_code.in_one_line(error, file)}") from error
-        if found.shape != weights.shape[:-1] or not np.isfinite(found).all() or (found > 1 + 1e-6).any():
-            said = f"shape {found.shape}" if found.shape != weights.shape[:-1] else f"{found.max():g}"
+        shape = weights.shape[:-1]
+        if found.shape != shape or not np.isfinite(found).all() or (found > 1 + 1e-6).any():
             raise InputError(
-                f"`score={self.name}` must return finite numbers of at most 1, of shape {weights.shape[:-1]} for "
-                f"weights {weights.shape}, got {said}"
+                f"`score={self.name}` must return finite numbers of at most 1, of shape {shape} for weights "
+                f"{weights.shape}, got {f'shape {found.shape}' if found.shape != shape else f'{found.max():g}'}"
             )
         return found
 
 
 def find_score(name: str, classes: Sequence[str], known: Sequence[str]) -> Score:
-    """Finds a score by a name of `known`, or the user's by `<file>.py:<function>`, whose file it runs.
-
-    `classes` name the rows and columns of the confusion matrix.
-    """
+    """Finds a score by a name of `known`, or the user's by `<file>.py:<function>`, whose file it runs."""
     kind, _, of = name.partition(":")
     if named_code.is_file(name):
         source, make = named_code.load(name, "score", "score")
@@ -199,8 +184,9 @@ def find_score(name: str, classes: Sequence[str], known: Sequence[str]) -> Score
         except Exception as error:  # The user's function may raise anything.
             raise InputError(f"`score={name}` raised {named_code.in_one_line(error, source.file)}") from error
         if not callable(made):
-            got = type(made).__name__
-            raise InputError(f"`score={name}` must return a function of outcomes and weights, got {got}")
+            raise InputError(
+                f"`score={name}` must return a function of outcomes and weights, got {type(made).__name__}"
+            )
         return OwnScore(named_code.title(name), tuple(classes), -np.inf, source, made)
     if kind not in known or (of and kind not in _OF_CLASS) or (of and of not in classes):
         of_class = f" with a class of {', '.join(classes)}" if of else ""
@@ -240,10 +226,6 @@ def confusion_of(outcome: Outcome, weights: np.ndarray, classes: int) -> np.ndar
         return np.tensordot(weights, outcome["confusion"], 1)
     cells = outcome["target"].astype(np.int64) * classes + outcome["predicted"]
     return np.bincount(cells, weights, classes**2).reshape(classes, classes)
-
-
-def _count(outcome: Outcome) -> int:
-    return len(next(iter(outcome.values())))
 
 
 @functools.cache

@@ -127,10 +127,7 @@ class NetworkSettings(Settings):
         "ResNet18",
     )
     smp_encoder: str = setting(
-        "encoder of the U-Net++, for segmentation",
-        "resnet34",
-        choices=("resnet18", "resnet34", "resnet50"),
-        rare=True,
+        "encoder of the U-Net++, for segmentation", "resnet34", choices=("resnet18", "resnet34", "resnet50"), rare=True
     )
     precision: str = setting(
         "precision of the head; parameters, statistics, losses and the pipeline stay in float32",

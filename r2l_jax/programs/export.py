@@ -63,7 +63,7 @@ def main(config: ExportConfig) -> int:
     from r2l_jax.apps.export.samples import samples_of
     from r2l_jax.apps.files import find_paths
     from r2l_jax.data.files.known_camera import find_known_camera
-    from r2l_jax.model.normalized_heads import weights_of
+    from r2l_jax.model.heads import weights_of
     from r2l_jax.training.run import load
 
     model = load(config.run, config.fold, config.checkpoint, config.code, config.data_dir)

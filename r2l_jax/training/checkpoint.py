@@ -30,13 +30,12 @@ _PROGRESS, _OUTCOMES = "progress", "outcomes"
 _REMOVED = "removed"
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
     """Writes the states of a fold while training continues, and keeps the last and the best of them.
 
     A checkpoint is the folder `<step>/`, which appears complete or not at all. It holds the `model`, the `progress`
-    (the rest of the training state), the `history` of the epochs so far, and as `metrics` the quality of this epoch;
-    within an epoch, it also holds the `outcomes` of the samples so far.
-    Leaving the context waits until everything is on disk. Unless `enabled`, nothing is saved or found.
+    (the rest of the state), the `history` of the epochs so far, and as `metrics` the quality of this epoch; within an
+    epoch, it also holds the `outcomes` of the samples so far. Leaving the context waits until everything is on disk.
     """
 
     def __init__(self, folder: pathlib.Path, enabled: bool = True):
@@ -44,9 +43,6 @@ class Checkpoints:
         with _one_line(f"{folder} cannot be resumed; start over with `overwrite`"):
             self._manager = _manager(folder) if enabled else None
         self._clear()
-
-    def __enter__(self) -> "Checkpoints":
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
         if self._manager is not None:
@@ -61,11 +57,7 @@ class Checkpoints:
         return self._manager is not None and self._manager.latest_step() is not None
 
     def save(
-        self,
-        state: TrainState,
-        history: Sequence[Mapping[str, Any]],
-        quality: Quality | None,
-        outcomes: Mapping[str, np.ndarray] | None = None,
+        self, state: TrainState, history: Sequence[Mapping], quality: Quality | None, outcomes: Mapping | None = None
     ) -> None:
         """Starts to write a checkpoint, which becomes the last one once it is complete.
 
@@ -83,8 +75,7 @@ class Checkpoints:
         metrics = None if quality is None else {"quality": quality}
         with self._writing():
             self._manager.wait_until_finished()
-        self._clear()
-        with self._writing():
+            self._clear()
             self._manager.save(int(state.step), metrics=metrics, args=ocp.args.Composite(**items))
 
     def restore(self, state: TrainState) -> tuple[TrainState, list[dict], dict[str, np.ndarray]]:
@@ -94,37 +85,31 @@ class Checkpoints:
         """
         if self._manager is None or (step := self._manager.latest_step()) is None:
             return state, [], {}
-        whole = (self._folder / str(step) / _PROGRESS).is_dir()
         items: dict[str, Any] = {
             "model": ocp.args.StandardRestore(nnx.to_pure_dict(state.model)),
             "history": ocp.args.JsonRestore(),
         }
-        if whole:
-            items[_PROGRESS] = ocp.args.StandardRestore(_progress(state))
-        if (self._folder / str(step) / _OUTCOMES).is_dir():
-            items[_OUTCOMES] = ocp.args.StandardRestore()
+        optional = {_PROGRESS: ocp.args.StandardRestore(_progress(state)), _OUTCOMES: ocp.args.StandardRestore()}
+        items |= {name: item for name, item in optional.items() if (self._folder / str(step) / name).is_dir()}
         with _one_line(f"{self._folder} cannot be resumed; start over with `overwrite`"):
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         nnx.replace_by_pure_dict(state.model, restored["model"])
-        if not whole:
-            return state.replace(step=jax.device_put(np.int32(step), state.step.sharding)), restored["history"], {}
-        outcomes = jax.device_get(restored[_OUTCOMES]) if _OUTCOMES in items else {}
-        return state.replace(**restored[_PROGRESS]), restored["history"], outcomes
+        progress = restored.get(_PROGRESS) or {"step": jax.device_put(np.int32(step), state.step.sharding)}
+        return state.replace(**progress), restored["history"], jax.device_get(restored.get(_OUTCOMES) or {})
 
     def _clear(self) -> None:
         if self._manager is not None and is_first():
             shutil.rmtree(self._folder / _REMOVED, ignore_errors=True)
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
-        return _one_line(
-            f"{self._folder}: a checkpoint cannot be written; the same command resumes from the last checkpoint"
-        )
+        reason = "a checkpoint cannot be written; the same command resumes from the last checkpoint"
+        return _one_line(f"{self._folder}: {reason}")
 
 
 def drop_optimizer(folder: pathlib.Path) -> None:
     """Removes the optimizer's state, which is most of a checkpoint, from the checkpoints of a finished run."""
+    # Renamed first, so that the progress of a checkpoint is complete or absent.
     for progress in folder.glob(f"[0-9]*/{_PROGRESS}"):
-        # Renamed first, so that the progress of a checkpoint is complete or absent.
         progress.rename(progress.with_name(f".{_PROGRESS}"))
     for dropped in folder.glob(f"[0-9]*/.{_PROGRESS}"):
         shutil.rmtree(dropped)
@@ -158,9 +143,7 @@ def _manager(folder: pathlib.Path, reads_only: bool = False) -> ocp.CheckpointMa
         folder.absolute(),
         options=ocp.CheckpointManagerOptions(best_fn=key, **options),
         item_handlers={
-            "model": ocp.StandardCheckpointHandler(),
-            _PROGRESS: ocp.StandardCheckpointHandler(),
-            _OUTCOMES: ocp.StandardCheckpointHandler(),
+            **{name: ocp.StandardCheckpointHandler() for name in ("model", _PROGRESS, _OUTCOMES)},
             "history": ocp.JsonCheckpointHandler(),
         },
     )

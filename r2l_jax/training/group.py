@@ -17,7 +17,7 @@ from r2l_jax.results.locks import writing_to
 from r2l_jax.results.tables import table
 from r2l_jax.training import tracking, train
 from r2l_jax.training.record import fold_folders, read_record
-from r2l_jax.training.update import GradientDescent
+from r2l_jax.training.steps import GradientDescent
 
 
 def run(config: TrainConfig, settings: GroupSettings, rule: type[GradientDescent] = GradientDescent) -> None:
@@ -59,16 +59,14 @@ def _train_elsewhere(
 
 def _table(members: Mapping[str, TrainConfig]) -> str:
     """Formats the members' scores in points, averaged over folds, with the mean and range over members."""
-    scores, validated, names = {}, 0, ()
+    rows, scores, validated = [], [], 0
     for name, member in members.items():
         files = [folder / "metrics.json" for folder in fold_folders(member.run_dir)]
         folds = [read_record(file, "start over with `overwrite`") for file in files]
-        names = (f"val_{folds[0].scored_by}", f"best_val_{folds[0].scored_by}")
-        scores[name] = [100 * np.mean([fold.others[each] for fold in folds]) for each in names]
-        validated = len(folds[0].valid_indices)
-    columns = list(zip(*scores.values(), strict=True))
-    rows = [["", *(name.replace("_", " ") for name in names)]]
-    rows += [[member, *(f"{value:.3g}" for value in values)] for member, values in scores.items()]
-    rows.append(["mean", *(f"{np.mean(column):.3g}" for column in columns)])
-    rows.append(["range", *(f"{min(column):.3g} to {max(column):.3g}" for column in columns)])
+        validated, kinds = len(folds[0].valid_indices), [f"{each}val_{folds[0].scored_by}" for each in ("", "best_")]
+        scores.append([100 * np.mean([fold.others[each] for fold in folds]) for each in kinds])
+        rows = rows or [["", *(each.replace("_", " ") for each in kinds)]]
+        rows.append([name, *(f"{score:.3g}" for score in scores[-1])])
+    rows.append(["mean", *(f"{score:.3g}" for score in np.mean(scores, 0))])
+    rows.append(["range", *(f"{min(each):.3g} to {max(each):.3g}" for each in zip(*scores, strict=True))])
     return f"{table(rows)}\nScores in points, on {validated} validation samples"

@@ -18,6 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from flax import nnx
+from jax.sharding import Sharding, SingleDeviceSharding
 
 import isp
 from r2l_jax import named_code
@@ -30,9 +31,8 @@ from r2l_jax.data.splits import Split
 from r2l_jax.devices.placement import shardings
 from r2l_jax.errors import InputError
 from r2l_jax.model.adaptation import LEAST, MOST, Adapted, Known, known_of, statistics
-from r2l_jax.model.build import Architecture
 from r2l_jax.model.processors import OwnNormalization, Standardize
-from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.model.raw_to_logit import Architecture, RawToLogit
 from r2l_jax.model.settings import STATIC_FLAGS, ProcessingSettings
 from r2l_jax.model.tasks import Task, make_task
 from r2l_jax.named_code import Source
@@ -41,7 +41,6 @@ from r2l_jax.results.files import clear_parts, write_json, write_safetensors
 from r2l_jax.training.checkpoint import stored_model
 from r2l_jax.training.record import (
     CODE_FLAGS,
-    CodeFile,
     Record,
     check_split,
     fold_folder,
@@ -71,41 +70,16 @@ _datasets: weakref.WeakValueDictionary[Any, RawDataset] = weakref.WeakValueDicti
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained model: a fold of a run, an adapted fold, or a file.
+    """A trained model: a fold of a run, an adapted fold, or a file."""
 
-    Attributes:
-        folder: the folder of the fold or of the file.
-        about: the record of the training.
-        config: its settings, with the current paths of the data and the user's code.
-        model: in evaluation mode: batch norms use their running statistics.
-        stored_clean: the statistics of clean images that were stored with the model, if any.
-        adaptation: how the model was adapted after it was opened.
-        in_memory: the data set, if the settings do not name it.
-    """
-
-    folder: pathlib.Path
+    folder: pathlib.Path  # of the fold or of the file
     about: Record
-    config: TrainConfig
+    config: TrainConfig  # with the current paths of the data and the user's code
     split: Split
-    model: RawToLogit
-    stored_clean: Known = dataclasses.field(default_factory=dict)
-    adaptation: Adapted | None = None
-    in_memory: RawDataset | None = None
-
-    @property
-    def train_indices(self) -> np.ndarray:
-        """The training samples."""
-        return self.split.train
-
-    @property
-    def valid_indices(self) -> np.ndarray:
-        """The validation samples."""
-        return self.split.valid
-
-    @property
-    def test_indices(self) -> np.ndarray:
-        """The test samples, which training never saw, if any."""
-        return self.split.test
+    model: RawToLogit  # in evaluation mode: batch norms use their running statistics
+    stored_clean: Known = dataclasses.field(default_factory=dict)  # statistics of clean images
+    adaptation: Adapted | None = None  # after it was opened
+    in_memory: RawDataset | None = None  # the data set, if the settings do not name it
 
     @property
     def measured(self) -> str:
@@ -153,9 +127,7 @@ class Trained:
         if self.in_memory is not None:
             return self.in_memory
         data = self.config.data
-        key = data.dataset, tuple(data.source.items())
-        found = _datasets.get(key)
-        if found is None:
+        if (found := _datasets.get(key := (data.dataset, tuple(data.source.items())))) is None:
             found = _datasets[key] = datasets.load(data.dataset, **data.source)
         if found.fingerprint != self.about.fingerprint:
             raise InputError(
@@ -174,15 +146,14 @@ class Trained:
     def clean(self) -> Known | None:
         """The statistics of clean training images, from which a model trained with camera augmentation is adapted.
 
-        They were observed at the end of the training, or adapted with the model. None for a training without camera
-        augmentation. If they are missing, an InputError is raised.
+        None for a training without camera augmentation. If they are missing, an InputError is raised.
         """
         if not self.config.optimization.camera_augmentation:
             return None
         known = self.stored_clean
         if jax.tree.map(np.shape, known) != jax.tree.map(np.shape, statistics(self.model)):
-            few = f"at least {LEAST} training samples, got {len(self.split.train)}"
-            reason = "a training by this version" if len(self.split.train) >= LEAST else few
+            count, reason = len(self.split.train), "a training by this version"
+            reason = reason if count >= LEAST else f"at least {LEAST} training samples, got {count}"
             raise InputError(
                 f"{self.folder}: after training with `camera_augmentation`, adapting starts from stored statistics of "
                 f"clean images, which need {reason}"
@@ -195,25 +166,27 @@ class Trained:
         if not count:
             return {}
         raws, _ = self.dataset.samples(np.random.default_rng(0).permutation(self.split.train)[:count])
-        return known_of(self.model.on_one_device(), raws, self.task)
+        # On this process's default device; a run's arrays may be spread over the devices of several.
+        graph, state = nnx.split(self.model)
+        return known_of(nnx.merge(graph, jax.tree.map(jnp.asarray, jax.device_get(state))), raws, self.task)
 
     @functools.cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """The model's variables, and the statistics of clean images, by their dotted paths."""
-        flat = nnx.to_flat_state(nnx.state(self.model))
-        variables = {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in flat}
-        return variables | named(self.stored_clean, "clean")
+        variables = nnx.to_flat_state(nnx.state(self.model))
+        arrays = {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in variables}
+        return arrays | named(self.stored_clean, "clean")
 
     @functools.cached_property
     def identity(self) -> str:
         """A hash of the arrays, the task, the classes, the processing and the head, which results record."""
         about, architecture = self.about, self.architecture
-        pipeline, custom = architecture.pipeline, architecture.task.custom
+        pipeline, task = architecture.pipeline, architecture.task
         processing = architecture.processing.processing_mode if pipeline is None else pipeline.description
         meaning = [about.task, about.classes, about.camera, processing, architecture.additive_layer]
-        meaning += [architecture.task.source.identity] if architecture.task.source else []
+        meaning += [task.source.identity] if task.source else []
         meaning += [] if about.cameras is None else [about.cameras]
-        meaning += [] if custom is None else [*custom.identity, custom.weights(architecture.task.outputs)]
+        meaning += [*task.custom.identity, task.custom.weights(task.outputs)] if task.custom else []
         digest = hashlib.sha256(json.dumps(meaning).encode())
         for name, array in sorted(self.arrays.items()):
             digest.update(f"\n{name} {array.dtype} {array.shape} ".encode())
@@ -241,13 +214,11 @@ class Trained:
             flags = {"pipeline": pipeline.name, "auto": metering_of(model.processor)}
             flags |= {name: getattr(ProcessingSettings, name) for name in ("processing_mode", *STATIC_FLAGS)}
             config = replace(config, **flags)
-            code = {flag: source for flag, source in self.about.code.items() if flag != "pipeline"}
-            code |= {"pipeline": CodeFile(**dataclasses.asdict(pipeline.source))} if pipeline.source else {}
+            sources = {**self.about.code, "pipeline": pipeline.source}
+            code = {flag: source for flag, source in sources.items() if source}
             changed |= {"flags": {**self.about.flags, **flags}, "code": code}
-        about = msgspec.structs.replace(self.about, **changed)
-        return dataclasses.replace(
-            self, about=about, config=config, model=model, stored_clean=clean, adaptation=adaptation
-        )
+        changes = {"config": config, "model": model, "stored_clean": clean, "adaptation": adaptation}
+        return dataclasses.replace(self, about=msgspec.structs.replace(self.about, **changed), **changes)
 
     def write(self, target: pathlib.Path) -> None:
         """Writes the model to one file: its record, its arrays, and its identity."""
@@ -274,11 +245,10 @@ def open(
     """Opens the trained models of a run, of a group of seeds, of an adapted run or of a file, see `run.load`."""
     if checkpoint not in CHECKPOINTS:
         raise InputError(f"checkpoint must be one of {', '.join(CHECKPOINTS)}, got {checkpoint!r}")
-    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    sharding = shardings().everywhere if with_data else SingleDeviceSharding(jax.local_devices()[0])
     codes = [code] if isinstance(code, str) else code
     given = {each: named_code.load(each, "code", "pipeline or head")[0] for each in codes}
-    how = checkpoint, shardings().everywhere if with_data else one_device, given, data_dir
-    opened = [_opened(place, *how) for place in places_of(path, fold)]
+    opened = [_opened(place, checkpoint, sharding, given, data_dir) for place in places_of(path, fold)]
     for each in opened if with_data else ():
         _ = each.dataset
     return opened
@@ -286,14 +256,11 @@ def open(
 
 def places_of(path: str | os.PathLike, fold: int | Sequence[int] | None) -> list[pathlib.Path]:
     """Returns a model file, or the folders of a run's folds, of all if `fold` is None. A fold stands for itself."""
-    if pathlib.Path(path).is_file():
-        return [pathlib.Path(path)]
-    numbers = [fold or 0] if fold is None or isinstance(fold, int) else fold
-    return [
-        each
-        for run in members(str(path))
-        for each in (fold is None and fold_folders(run)) or [fold_folder(str(run), each, str(run)) for each in numbers]
-    ]
+    numbers, places = [fold or 0] if fold is None or isinstance(fold, int) else fold, []
+    for run in [] if pathlib.Path(path).is_file() else members(str(path)):
+        every = fold_folders(run) if fold is None else []
+        places += every or [fold_folder(str(run), number, str(run)) for number in numbers]
+    return places or [pathlib.Path(path)]
 
 
 def record_of(place: pathlib.Path) -> Record:
@@ -307,11 +274,7 @@ def record_of(place: pathlib.Path) -> Record:
 
 
 def _opened(
-    place: pathlib.Path,
-    checkpoint: str,
-    sharding: jax.sharding.Sharding,
-    codes: Mapping[str, Source],
-    data_dir: str | None,
+    place: pathlib.Path, checkpoint: str, sharding: Sharding, codes: Mapping[str, Source], data_dir: str | None
 ) -> Trained:
     """Opens a fold, trained or adapted, or a model file, which is not trusted: all of its content is checked.
 
@@ -328,8 +291,8 @@ def _opened(
         arrays, clean = stored(place, sharding, checkpoint, where)
     config = _settings(about, codes, data_dir, where)
     try:
-        for each in (about.camera, *(about.cameras or {}).values()):
-            _ = each and isp.Camera.from_json(json.dumps(each))
+        given = [each for each in (about.camera, *(about.cameras or {}).values()) if each is not None]
+        _ = [isp.Camera.from_json(json.dumps(each)) for each in given]
         if about.camera is None and config.processing.processing_mode != "none":
             raise ValueError(f"{config.processing.flag} needs one")
     except ValueError as error:
@@ -337,9 +300,8 @@ def _opened(
     architecture = _architecture(about, config)
     custom = architecture.task.custom
     if custom is not None and custom.weights(architecture.task.outputs) != about.weights:
-        raise InputError(
-            f"{where}: the weights or code of `classifier_network={custom.name}` have changed since training"
-        )
+        named = f"`classifier_network={custom.name}`"
+        raise InputError(f"{where}: the weights or code of {named} have changed since training")
     graph, state = nnx.split(architecture.abstract())
     restore(state, arrays, PARTS, where)
     trained = Trained(folder, about, config, about.split, nnx.merge(graph, state), clean)
@@ -350,7 +312,7 @@ def _opened(
 
 def _architecture(about: Record, config: TrainConfig) -> Architecture:
     task = make_task(about.task, tuple(about.classes), config.model, tuple(about.colors))
-    camera = None if about.camera is None else isp.Camera.from_json(json.dumps(about.camera))
+    camera = isp.Camera.from_json(json.dumps(about.camera)) if about.camera else None
     return Architecture(config.processing, task, camera, tuple(about.shape), config.attack.adv_noise_layer)
 
 
@@ -364,7 +326,7 @@ def _settings(about: Record, codes: Mapping[str, Source], data_dir: str | None, 
         if isinstance(name, str) and named_code.is_file(name):
             if source is None:
                 raise InputError(f"{where} is damaged: it does not record the file of `{flag}={name}`")
-            flags[flag] = _present(Source(**msgspec.structs.asdict(source)), codes, where)
+            flags[flag] = _present(source, codes, where)
     if data_dir is not None:
         flags["data_dir"] = data_dir
         # These files may have moved with the data.
@@ -380,9 +342,8 @@ def _settings(about: Record, codes: Mapping[str, Source], data_dir: str | None, 
 
 def _present(recorded: Source, codes: Mapping[str, Source], where: str) -> str:
     """Returns the name that the user has given for the file of a pipeline or a head."""
-    for name, given in codes.items():
-        if given.identity == recorded.identity:
-            return name
+    if found := [name for name, given in codes.items() if given.identity == recorded.identity]:
+        return found[0]
     changed = [f"; `code={name}` has different content" for name in codes]
     raise InputError(
         f"{where} was trained with Python code of SHA-256 {recorded.sha256[:12]}, which runs only if you name it: "
@@ -390,7 +351,7 @@ def _present(recorded: Source, codes: Mapping[str, Source], where: str) -> str:
     )
 
 
-def stored(folder: pathlib.Path, sharding: jax.sharding.Sharding, checkpoint: str, where: str) -> tuple[PyTree, Known]:
+def stored(folder: pathlib.Path, sharding: Sharding, checkpoint: str, where: str) -> tuple[PyTree, Known]:
     """Loads the arrays of a fold, and statistics of clean images, from its checkpoints or, if adapted, its file."""
     if (folder / "checkpoints").is_dir() or not (folder / NAME).is_file():
         arrays, known = stored_model(folder, sharding, checkpoint, where), {}
@@ -446,32 +407,18 @@ def restore(
     optional: Sequence[str] = (),
     resized: Sequence[str] = (),
 ) -> list[str]:
-    """Replaces all values in parts of a model, in place, with arrays from nested dicts keyed by attribute.
+    """Replaces all values in `parts` of a model's state, in place, with arrays from nested dicts keyed by attribute.
 
-    Args:
-        model: the state of a model, or its shapes.
-        source: the arrays of the parts, such as `{"normalizer": {"mean": ..., "var": ...}}`; other parts are ignored.
-        parts: the parts to replace, of "processor", "normalizer" and "head".
-        where: names the source in an error, such as the argument of its run with its value.
-        optional: variables that are kept if the source does not have them.
-        resized: layers that are kept if their shapes differ.
-
-    Returns:
-        The resized layers that were kept.
-
-    Raises:
-        InputError: an array is missing, has another shape, or has no place in the model.
+    `optional` variables are kept if the source, which an error calls `where`, does not have them. So are the layers
+    among `resized` whose shapes differ; their names are returned. An InputError says if an array is missing, has
+    another shape, or has no place in the model.
     """
-    ours = nnx.to_pure_dict(model)
-    loaded, stayed = {}, []
+    ours, loaded, stayed = nnx.to_pure_dict(model), {}, []
     for part in parts:
         own, theirs = ours.get(part, {}), source.get(part, {})
         kept = {name: value for name, value in own.items() if name in optional}
-        differ = {
-            name: own[name]
-            for name in resized
-            if name in own and name in theirs and _shapes(own[name]) != _shapes(theirs[name])
-        }
+        both = own.keys() & theirs.keys() & {*resized}
+        differ = {name: own[name] for name in both if _shapes(own[name]) != _shapes(theirs[name])}
         stayed += differ
         loaded[part] = kept | theirs | differ
         have, want = _shapes(loaded[part]), _shapes(own)

@@ -1,32 +1,47 @@
-"""Plans a run: makes its folds, and checks that its settings fit the data, the devices and earlier runs.
+"""Plans a run, so that everything that would make it fail later is detected before, and makes its initial models."""
 
-Everything that would make a run fail later, or overwrite another one, is detected here, before anything is trained.
-"""
-
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 import isp
+from isp.published import ADDITIVE_LAYER
 from r2l_jax.cli.flags import flat, replace
 from r2l_jax.config import TrainConfig
+from r2l_jax.data import loader
 from r2l_jax.data.files import tiles
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
+from r2l_jax.data.sets.published import MOSAIC_STATISTICS, STATIC_STATISTICS
 from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.data.splits import Split, check_groups, given_splits, named_parts, random_splits
 from r2l_jax.devices.hosts import is_first
-from r2l_jax.errors import InputError, warn
+from r2l_jax.devices.placement import each_on_devices, shardings, to_devices
+from r2l_jax.errors import InputError, spelled, warn
 from r2l_jax.model.adaptation import LEAST
-from r2l_jax.model.tasks import task_of
+from r2l_jax.model.heads import load_weights
+from r2l_jax.model.processors import Processor
+from r2l_jax.model.raw_to_logit import Architecture, Statistics, unknown_statistics
+from r2l_jax.model.settings import HALF_SIZE_MODES
+from r2l_jax.model.tasks import Task, task_of
 from r2l_jax.names import AUTO
 from r2l_jax.pipelines import metered, metering_of
+from r2l_jax.training.model_io import restore, stored
 from r2l_jax.training.record import Fold, check_split, describe, differences, fold_folder, read_record
-from r2l_jax.training.start import check_origins, pretrained_head
-from r2l_jax.training.update import GradientDescent, StepSettings
+from r2l_jax.training.steps import GradientDescent, Steps, StepSettings, TrainState
+from tasks.layers import EPSILON
+
+# The number of samples that initialize the running statistics of a learned processing.
+_SAMPLES = 256
+
+# The number of samples that set the target of metering.
+_METERED = 64
 
 
 class Batches(NamedTuple):
@@ -51,13 +66,13 @@ class Plan:
     def __init__(self, config: TrainConfig, rule: type[GradientDescent] = GradientDescent):
         # A wrong pipeline name ends the run before data is downloaded or rendered.
         _ = config.processing.named_pipeline
-        data, batch_size = config.data, config.optimization.batch_size
-        self.dataset = datasets.load(data.dataset, download=data.download, **data.source)
+        self.dataset = datasets.load(config.data.dataset, download=config.data.download, **config.data.source)
+        batch_size = config.optimization.batch_size
         self.config = config = _completed(config, self.dataset.camera)
         seed, split_seed = config.optimization.seed, config.optimization.split_seed
         trains = config.optimization.epochs > 0
-        splits = splits_of(data, seed if split_seed is None else split_seed, self.dataset, trains)
-        if data.test_run:
+        splits = splits_of(config.data, seed if split_seed is None else split_seed, self.dataset, trains)
+        if config.data.test_run:
             splits = [Split(*(self.dataset.taking_turns(part)[:batch_size] for part in split)) for split in splits]
         self.folds = [Fold(number, split, config.run_dir / f"fold_{number}") for number, split in enumerate(splits)]
         # Folds of groups differ in size, and each must fill a batch.
@@ -100,16 +115,18 @@ class Plan:
 
 
 def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains: bool = True) -> Sequence[Split]:
-    """Draws a run's splits from the seed, or takes a custom split or an earlier run's.
-
-    All samples of a group go to the same part. If nothing is trained, see `_untrained`.
-    """
+    """Draws a run's splits from the seed, or takes a custom split or an earlier run's; no part divides a group."""
     if data.state_dict_uri is not None:
         return [_earlier_split(data.state_dict_uri, fold, dataset, trains) for fold in range(int(data.n_splits))]
     sizes, labels, where = (data.n_splits, data.train_size, seed), dataset.labels, f"`split={data.split}`"
-    parts = None if data.split is None else named_parts(pathlib.Path(data.split), _names(dataset))
-    if parts is not None and dataset.groups is not None:
-        check_groups(parts, dataset.groups, dataset.names, where)
+    parts = None
+    if data.split is not None:
+        # A sample, or all samples of a frame, whatever their intensity.
+        names = [name.partition("@iso=")[0] for name in dataset.names]
+        known = [[name, tiles.frame_of(name)] if task_of(dataset).has_masks else [name] for name in names]
+        parts = named_parts(pathlib.Path(data.split), known)
+        if dataset.groups is not None:
+            check_groups(parts, dataset.groups, dataset.names, where)
     if not trains and isinstance(data.n_splits, str):
         raise InputError(f"`n_splits={data.n_splits}` needs training, got `epochs=0`")
     if trains and parts is not None:
@@ -130,34 +147,25 @@ def _untrained(split: Split) -> Split:
     return Split(others if len(others) else measured, measured, measured)
 
 
-def _names(dataset: RawDataset) -> list[list[str]]:
-    """Returns the names that a user may use for each sample."""
-    names = [name.partition("@iso=")[0] for name in dataset.names]
-    return [[name, tiles.frame_of(name)] if task_of(dataset).has_masks else [name] for name in names]
-
-
 def _earlier_split(uri: str, fold: int, dataset: RawDataset, trains: bool) -> Split:
-    file = fold_folder(uri, fold, f"`state_dict_uri={uri}`") / "metrics.json"
-    earlier = read_record(file, f"`state_dict_uri={uri}`")
+    where = f"`state_dict_uri={uri}`"
+    file = fold_folder(uri, fold, where) / "metrics.json"
+    earlier = read_record(file, where)
     if earlier.fingerprint != dataset.fingerprint:
-        raise InputError(f"`state_dict_uri={uri}` must have the samples and classes of {dataset.name}, got other data")
+        raise InputError(f"{where} must have the samples and classes of {dataset.name}, got other data")
     check_split(earlier, dataset, str(file))
     if trains and np.intersect1d(earlier.split.train, earlier.split.valid).size:
-        raise InputError(f"`state_dict_uri={uri}` has no separate training samples, because it was run with `epochs=0`")
+        raise InputError(f"{where} has no separate training samples, because it was run with `epochs=0`")
     if dataset.groups is not None:
         parts = np.full(len(dataset), "", "<U5")
         for part, indices in earlier.split._asdict().items():
             parts[indices] = part
-        check_groups(parts, dataset.groups, dataset.names, f"`state_dict_uri={uri}`")
+        check_groups(parts, dataset.groups, dataset.names, where)
     return earlier.split
 
 
 def _completed(config: TrainConfig, camera: isp.Camera | None) -> TrainConfig:
-    """Returns the settings with metering and camera augmentation.
-
-    The metering is that of the run that the processor or a frozen head comes from, the setting, or both kinds. Where
-    raw images are metered and the head is trained, the purpose of the augmentation is `exposure`.
-    """
+    """Returns the settings with metering, as in the run that the processor or head comes from, and augmentation."""
     named, auto = config.processing.named_pipeline, config.processing.auto
     meters = named is not None and camera is not None and bool(metering_of(named(camera)))
     head_is_frozen = config.model.freeze_classifier or config.attack.adv_training or not config.optimization.epochs
@@ -221,3 +229,135 @@ def _check(config: TrainConfig, steps: StepSettings, dataset: RawDataset, rule: 
             f"`classifier_network={network.classifier_network}` is a frozen network: add `freeze_classifier` to train "
             "the processing for it, or `epochs=0` to evaluate it"
         )
+
+
+def _origins(config: TrainConfig, architecture: Architecture) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Lists the arguments that name earlier runs, the runs, and the parts of the model that they provide."""
+    of_processor = ("processor", "normalizer") if architecture.measures_normalization else ("processor",)
+    given = (
+        ("processor_uri", config.processing.processor_uri, of_processor),
+        ("classifier_uri", config.model.classifier_uri, ("head",)),
+    )
+    return [(f"`{name}={uri}`", uri, parts) for name, uri, parts in given if uri]
+
+
+def check_origins(config: TrainConfig, architecture: Architecture, dataset: RawDataset, fold: Fold) -> None:
+    """Raises an InputError unless the runs that a fold starts from are trained, and not in a folder to be removed."""
+    for where, uri, _ in _origins(config, architecture):
+        folder = fold_folder(uri, fold.number, where).resolve()
+        if config.tracking.overwrite and fold.folder.parent.resolve() in folder.parents:
+            raise InputError(f"{where} is inside the run that `overwrite` would remove")
+        earlier = read_record(folder / "metrics.json", where)
+        stored(folder, shardings().everywhere, "best", where)
+        seen = [
+            f"{count} of {len(indices)} {name} samples"
+            for name, indices in (("validation", fold.split.valid), ("test", fold.split.test))
+            if (count := np.isin(indices, earlier.train_indices).sum())
+        ]
+        if seen and earlier.flags.get("epochs") and earlier.fingerprint == dataset.fingerprint and is_first():
+            warn(
+                f"{where} was trained on {' and '.join(seen)} of this run, which inflates their scores: "
+                f"`state_dict_uri={uri}` reuses its splits"
+            )
+
+
+def pretrained_head(config: TrainConfig, task: Task, own: nnx.State | None = None) -> nnx.Module | None:
+    """Makes a head with the ImageNet weights, if they are wanted, and the rest of its `own` state, or shapes."""
+    if not config.model.classifier_pretrained:
+        return None
+    head = nnx.eval_shape(lambda: task.make_head(nnx.Rngs(0)))
+    if own is not None:
+        nnx.update(head, own)
+    load_weights(head, task.network, config.model.pretrained_weights)
+    return head
+
+
+def provide(model: nnx.State, config: TrainConfig, architecture: Architecture, fold: int) -> None:
+    """Replaces the parts of a fresh model that come from earlier runs or from ImageNet, in place."""
+    everywhere, task = shardings().everywhere, architecture.task
+    for where, uri, parts in _origins(config, architecture):
+        arrays, _ = stored(fold_folder(uri, fold, where), everywhere, "best", where)
+        fresh = restore(model, arrays, parts, where, (ADDITIVE_LAYER,), task.class_layers)
+        if fresh and is_first():
+            print(f"{spelled(where)} has different classes: layer {', '.join(fresh)} of the head keeps random weights")
+    if (head := pretrained_head(config, task, model.get("head"))) is not None:
+        weights = jax.device_put(nnx.to_pure_dict(nnx.state(head)), everywhere)
+        restore(model, {"head": weights}, ("head",))
+
+
+def initial_state(plan: Plan, steps: Steps, fold: Fold, key: jax.Array, resumes: bool = False) -> TrainState:
+    """Makes a fresh state, with the parts that earlier runs or ImageNet provide; only its shapes if it `resumes`."""
+    config, architecture, everywhere, train = plan.config, steps.architecture, shardings().everywhere, fold.split.train
+    observed = functools.partial(moments, dataset=plan.dataset, batch_size=plan.batches.size)
+    processing, measures = architecture.processing, architecture.measures_normalization
+    from_run = config.processing.processor_uri
+    # If no step updates the statistics, the head would see images unlike its training images. If steps do, initial
+    # values of 0 and 1 would outweigh the variance of dark images, such as 0.0007, for the first hundred steps.
+    some = train if steps.rule.keeps_statistics else train[:_SAMPLES]
+    statistics = None if processing.learns_pipeline else to_devices(unknown_statistics(), everywhere)
+    if resumes:
+        return steps.begin(steps.init(key, statistics))
+    processor = start_of_processor(architecture, plan.dataset, train)
+    # A neural network normalizes its input, whatever the head does with its output.
+    if statistics is not None and (measures or processing.learns):
+        statistics = published_statistics(config) or observed(processor, train, deviations=True)
+    model = steps.init(key, statistics)
+    if processing.auto and not from_run:
+        start = to_devices(nnx.to_pure_dict(nnx.state(processor)), everywhere)
+        restore(model, {"processor": start}, ("processor",), optional=(ADDITIVE_LAYER,))
+    if processing.learns_pipeline and measures and not from_run:
+        mean, var = observed(processor, some)
+        restore(model, {"normalizer": {"mean": mean, "var": var}}, ("normalizer",))
+    provide(model, config, architecture, fold.number)
+    if not measures:
+        processor = nnx.merge(nnx.graphdef(architecture.abstract()), model).processor
+        mean, var = observed(processor, some if config.optimization.epochs else train)
+        known = {"known_mean": mean, "known_var": var}
+        restore(model, {"normalizer": known}, ("normalizer",), optional=("mean", "std"))
+    return steps.begin(model)
+
+
+def start_of_processor(architecture: Architecture, dataset: RawDataset, indices: np.ndarray) -> Processor:
+    """Returns the processor of a fresh model; if it meters, its target is the training images' level and color."""
+    pipeline, auto = architecture.processor(), architecture.processing.auto
+    if architecture.pipeline is None or architecture.camera is None or not auto:
+        return pipeline
+    # Spread over the training samples, which may be sorted by class.
+    chosen = indices[np.linspace(0, len(indices) - 1, min(_METERED, len(indices))).astype(int)]
+    raws, _ = dataset.samples(chosen)
+    return metered(architecture.pipeline(architecture.camera), architecture.camera, auto, raws)
+
+
+def published_statistics(config: TrainConfig) -> Statistics | None:
+    """Returns the published mean and standard deviation of each channel; None for data or processing without them.
+
+    They are those of images in full light: of raw images at half size, and of static pipelines without metering.
+    """
+    processing = config.processing
+    halves = processing.processing_mode in HALF_SIZE_MODES
+    if config.data.iso != (1.0,) or (not halves and (processing.auto or processing.half_size)):
+        return None
+    known = (MOSAIC_STATISTICS if halves else STATIC_STATISTICS).get(config.data.dataset)
+    return known and to_devices(tuple(np.array(each, np.float32) for each in known), shardings().everywhere)
+
+
+def moments(
+    processor: Processor, indices: np.ndarray, dataset: RawDataset, batch_size: int, deviations: bool = False
+) -> Statistics:
+    """Computes the mean and the variance, or the standard deviation, of each channel over processed samples."""
+
+    @functools.partial(jax.jit, out_shardings=shardings().everywhere)
+    def of_images(batch):
+        images = processor(batch["raw"])
+        means = images.mean((1, 2))
+        return means, jnp.square(images - means[:, None, None]).mean((1, 2)), batch["weight"]
+
+    batches = loader.eval_batches(dataset, indices, batch_size)
+    parts = jax.device_get([*each_on_devices(of_images, batches)])
+    # In float64, since the variance of the means is a small difference of large sums.
+    means, variances, weights = (np.concatenate(each).astype(np.float64) for each in zip(*parts, strict=True))
+    mean = np.average(means, 0, weights)
+    var = np.average(variances + np.square(means - mean), 0, weights)
+    # The epsilon of a batch norm, for a channel that is constant.
+    var = np.sqrt(var + EPSILON) if deviations else var
+    return to_devices((mean.astype(np.float32), var.astype(np.float32)), shardings().everywhere)

@@ -17,6 +17,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.splits import Split
 from r2l_jax.errors import InputError
 from r2l_jax.model.tasks import task_of
+from r2l_jax.named_code import Source
 from r2l_jax.results.environment import environment
 
 # Flags that may name a file of Python code.
@@ -44,60 +45,36 @@ Indices = list[Annotated[int, msgspec.Meta(ge=0, lt=2**31)]]
 Shape = Annotated[list[Annotated[int, msgspec.Meta(ge=1, lt=2**31)]], msgspec.Meta(min_length=2, max_length=3)]
 
 
-class CodeFile(msgspec.Struct):
-    """A file of the user's, such as that of a pipeline or a head."""
-
-    file: str
-    function: str
-    sha256: str
-
-
 class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A fold as it is recorded, in a metrics.json and in the header of a model file, and as it is read from there.
-
-    Attributes:
-        camera: the camera that the processing started from, as `isp.Camera.to_json` writes it; None for images that
-            are processed already.
-        white_level: the divisor of samples from files without levels of their own; None is their full range.
-        in_parts: whether the raw images are parts of frames, and metered as their frames.
-        fingerprint: a hash of the names and classes of the samples.
-        weights: the hash of a frozen head's weights, which are not among the arrays.
-        task: what the targets are.
-        has_masks: whether predictions are masks.
-        scored_by: the name of the score.
-        code: the user's files, by the flags that name them.
-        adapted: where the model came from, if it was adapted after its training.
-        colors: the colors of the classes in pictures, if the data states them.
-        checkpoint: the state of the model that this describes, with `fold`; a metrics.json has neither.
-        others: everything else: the final scores, of validation samples where the names begin with `val_`, the
-            environment, and what other versions record.
-    """
+    """A fold as it is recorded, in a metrics.json and in the header of a model file, and as it is read from there."""
 
     complete: bool
     scored_by: str
-    task: Literal["classification", "detection", "segmentation", "numbers"]
+    task: Literal["classification", "detection", "segmentation", "numbers"]  # what the targets are
     has_masks: bool
     classes: Annotated[list[str], msgspec.Meta(min_length=1)]
-    camera: dict[str, Any] | None
+    camera: dict[str, Any] | None  # which the processing started from; None for images that are processed already
     cameras: dict[str, dict[str, Any]] | None = None
     shape: Shape
+    # The divisor of samples from files without levels of their own; None is their full range.
     white_level: Annotated[float, msgspec.Meta(gt=0)] | None
     flags: dict[str, Any]
     # Integers stay integers: the id of a training is a hash of their text.
     history: list[dict[str, int | float]]
-    in_parts: bool = False
-    fingerprint: str
+    in_parts: bool = False  # whether the raw images are parts of frames, and metered as their frames
+    fingerprint: str  # a hash of the names and classes of the samples
     train_indices: Indices
     valid_indices: Indices
     test_indices: Indices = []
     best_epoch: int | None = None
-    code: dict[str, CodeFile] = {}
-    weights: str | None = None
-    adapted: dict[str, Any] | None = None
+    code: dict[str, Source] = {}  # the user's files, by the flags that name them
+    weights: str | None = None  # the hash of a frozen head's weights, which are not among the arrays
+    adapted: dict[str, Any] | None = None  # where the model came from, if it was adapted after its training
     colors: list[str] = []
+    # The state of the model that this describes; a metrics.json has neither of these two.
     checkpoint: Literal["best", "last"] = "best"
     fold: Annotated[int, msgspec.Meta(ge=0)] = 0
-    others: dict[str, Any] = {}
+    others: dict[str, Any] = {}  # the final scores, the environment, and what other versions record
 
     @classmethod
     def of(cls, content: Any, where: str, context: str = "") -> "Record":
@@ -180,10 +157,11 @@ def check_split(about: Record, dataset: RawDataset, where: str) -> None:
     """Raises an InputError if there are no samples to train or validate on, or if the data set is smaller."""
     for name, indices in about.split._asdict().items():
         if (name != "test" and not len(indices)) or max(indices, default=0) >= len(dataset):
-            found = f"index {indices.max()}" if len(indices) else "none"
-            raise InputError(
-                f"{where} is damaged: {name}_indices must be indices of the {len(dataset)} samples, got {found}"
+            wanted, found = (
+                f"indices of the {len(dataset)} samples",
+                f"index {indices.max()}" if len(indices) else "none",
             )
+            raise InputError(f"{where} is damaged: {name}_indices must be {wanted}, got {found}")
 
 
 def describe(config: TrainConfig, dataset: RawDataset) -> dict[str, Any]:
@@ -219,11 +197,8 @@ def describe(config: TrainConfig, dataset: RawDataset) -> dict[str, Any]:
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str] = _FREE_TO_CHANGE) -> list[str]:
     """Lists differences between two runs (see `describe`), such as "lr was 0.1, is 0.2", except in `free` settings."""
     before, after = (_settings(each, free) for each in (was, now))
-    found = [
-        f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
-    ]
+    changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+    found = [f"{name} was {before.get(name)!r}, is {after.get(name)!r}" for name in changed]
     return found + [said for name, said in _DATA.items() if was.get(name) != now.get(name)]
 
 
@@ -232,34 +207,26 @@ def _settings(content: Mapping[str, Any], free: Collection[str]) -> dict[str, An
     flags = {name: value for name, value in content["flags"].items() if name not in free}
     for flag in CODE_FLAGS:
         source = content["code"].get(flag)
-        said = source and f"{source['function']} of a file of SHA-256 {source['sha256'][:12]}"
-        flags["head" if flag == "classifier_network" else flag] = said or content["flags"].get(flag)
+        said = Source(**source).description if source else content["flags"].get(flag)
+        flags["head" if flag == "classifier_network" else flag] = said
     return {**flags, "weights": content.get("weights")}
 
 
-def fold_number(folder: pathlib.Path) -> int | None:
+def fold_number(folder: pathlib.Path, prefix: str = "fold") -> int | None:
     """Returns the number in the name of a fold's folder; None for other folders, such as a copy."""
-    return _number(folder, "fold")
+    match = re.fullmatch(f"{prefix}_(0|[1-9][0-9]{{0,9}})", folder.name)
+    return int(match[1]) if match and folder.is_dir() else None
 
 
-def fold_folders(run: pathlib.Path) -> list[pathlib.Path]:
+def fold_folders(run: pathlib.Path, prefix: str = "fold") -> list[pathlib.Path]:
     """Lists the folders of a run's folds, by their numbers."""
-    return _numbered(run, "fold")
+    numbers = {folder: fold_number(folder, prefix) for folder in run.glob(f"{prefix}_*")}
+    return sorted((folder for folder in numbers if numbers[folder] is not None), key=lambda each: numbers[each] or 0)
 
 
 def seed_folders(group: pathlib.Path) -> list[pathlib.Path]:
     """Lists the folders of a group's members, by their seeds."""
-    return _numbered(group, "seed")
-
-
-def _numbered(parent: pathlib.Path, prefix: str) -> list[pathlib.Path]:
-    numbers = {folder: _number(folder, prefix) for folder in parent.glob(f"{prefix}_*")}
-    return sorted((folder for folder in numbers if numbers[folder] is not None), key=lambda each: numbers[each] or 0)
-
-
-def _number(folder: pathlib.Path, prefix: str) -> int | None:
-    match = re.fullmatch(f"{prefix}_(0|[1-9][0-9]{{0,9}})", folder.name)
-    return int(match[1]) if match and folder.is_dir() else None
+    return fold_folders(group, "seed")
 
 
 def members(uri: str) -> list[pathlib.Path]:

@@ -44,13 +44,13 @@ class Run:
     """
 
     def __init__(self, folds: Sequence[Trained]):
-        self.folds = tuple(folds)
-        first = self.folds[0]
-        self.about, self.config, self.task = first.about, first.config, first.task
+        self.folds, first = tuple(folds), folds[0]
+        self.about, self.config, self.task, self.model = first.about, first.config, first.task, first.model
         # Raw images of other cameras are converted to the first one when they are read, see `reading`.
         self.camera, self.cameras = first.camera, first.cameras
-        # All at once, since several processes load each checkpoint together.
-        self.model, *_ = [fold.model for fold in self.folds]
+        self.classes = tuple(self.about.classes)  # or the name of the object to segment
+        self.shape = self.about.shape[0], self.about.shape[1]  # of the raw images in training
+        self.score = self.about.score  # on the validation samples
 
     def __iter__(self) -> Iterator[Trained]:
         """Yields the folds."""
@@ -71,40 +71,22 @@ class Run:
         return self.folds[0].dataset
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes, or the name of the object to segment."""
-        return tuple(self.about.classes)
-
-    @property
     def calibration(self) -> isp.Camera | None:
-        """The camera for files without calibration values, with the white level of training.
-
-        None if images are processed already, or if the run was trained on several cameras.
-        """
+        """The camera for files without calibration values, with training's white level, if there is one raw camera."""
         if self.cameras:
             return None
         camera, white = self.camera, self.about.white_level
-        return camera if camera is None or white is None else dataclasses.replace(camera, white_level=white)
+        return dataclasses.replace(camera, white_level=white) if camera and white else camera
 
     def reading(self, known: isp.Camera | KnownCamera | None = None) -> KnownCamera:
         """Returns the camera argument of `read_raw` for files to be processed by this run.
 
-        Raw images of other cameras are converted to the run's camera: in the black level, and in the gains if these are
-        known here or if the run was trained on several cameras.
+        Raw images of others are converted to the run's camera: in the black level, and in the gains if they are known
+        here or if the run was trained on several cameras.
         """
         if self.camera is None:
             raise InputError("the model was trained on processed images and cannot read raw files")
         return dataclasses.replace(KnownCamera.of(known), reference=Reference(self.camera, self.cameras))
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The height and width of the raw images in training."""
-        return self.about.shape[0], self.about.shape[1]
-
-    @property
-    def score(self) -> float:
-        """The score on the validation samples: the accuracy, or the intersection over union of segmentation."""
-        return self.about.score
 
     @property
     def pipeline(self) -> isp.Pipeline | None:
@@ -128,18 +110,15 @@ class Run:
     def adapted(self, raws: Raws, *, force: bool = False) -> "Run":
         """Returns the run with all models adapted to new images without labels, see `r2l_jax.model.adaptation`.
 
-        Args:
-            raws: raw images `(N, H, W)` in [0, 1] of the size to predict, as diverse as the training images. All of
-                them are processed at once; `adaptation.MOST` are plenty.
-            force: whether to adapt even to unsuitable images.
+        `raws` are raw images `(N, H, W)` in [0, 1] of the size to predict, as diverse as the training images. They are
+        processed at once; `adaptation.MOST` are plenty. `force` adapts even to unsuitable images.
         """
         self.task.check_adapts()
         raws = self._checked(raws)
         if len(np.shape(raws)) != (4 if self.camera is None else 3):
             raise InputError(f"a model needs raw images (N, H, W) to adapt to, got shape {np.shape(raws)}")
-        folds = []
+        folds, mosaics = [], jax.tree.map(jnp.asarray, raws)
         for fold in self.folds:
-            mosaics = jax.tree.map(jnp.asarray, raws)
             found = adapt(fold.model, mosaics, fold.task, fold.about.score, fold.clean)
             if found.refusal and not force:
                 raise InputError(f"{fold.folder} cannot be adapted: {found.refusal}")
@@ -158,10 +137,7 @@ class Run:
                 raise InputError(f"{folder} contains a different run: choose another folder")
 
     def metered_frame(self, raw: Float32[np.ndarray, "height width"]) -> Float32[np.ndarray, "rows cols"] | None:
-        """Returns what the models meter for all parts of a frame; None if they do not meter.
-
-        After training on tiles, it is the summary of the frame, as in training.
-        """
+        """Returns what the models meter for all parts of a frame: its summary after training on tiles; or None."""
         if self.camera is None or not metering_of(self.model.processor):
             return None
         if not self.about.in_parts:
@@ -172,12 +148,9 @@ class Run:
     def check_parameters(self) -> None:
         """Raises an InputError if the processing has no parameters."""
         for fold in self.folds:
-            processor = fold.model.processor
+            processor, flag = fold.model.processor, fold.config.processing.flag
             if not isinstance(processor, isp.Pipeline) or not processor.parameters():
-                raise InputError(
-                    f"`run={fold.folder}` must have processing parameters, got {fold.config.processing.flag}, which "
-                    "has none"
-                )
+                raise InputError(f"`run={fold.folder}` must have processing parameters, got {flag}, which has none")
 
     def predict(self, raws: Raws, batch_size: int = BATCH) -> Float32[np.ndarray, "..."]:
         """Computes the probabilities of classes `(..., C)`, or of the object at each site `(..., H, W)`.
@@ -193,11 +166,8 @@ class Run:
         if self.config.attack.adv_noise_layer and self.shape != (height, width):
             raise InputError(f"raw images must have the additive layer's shape {self.shape}, got {height}x{width}")
         compute = compiler.jit(_probabilities, 0, 1)
-        each = [
-            self.in_batches(functools.partial(compute, graph, self.task, state), raws, batch_size)
-            for graph, state in self._split
-        ]
-        return np.mean(each, axis=0)
+        each = [functools.partial(compute, graph, self.task, state) for graph, state in self._split]
+        return np.mean([self.in_batches(of_model, raws, batch_size) for of_model in each], axis=0)
 
     def render(self, raws: Raws, batch_size: int = BATCH) -> Float32[np.ndarray, "..."]:
         """Computes the processed images `(..., H, W, 3)`, before the normalization for the network."""
@@ -236,23 +206,16 @@ class Run:
         return jax.tree.map(lambda each: checked(np.asarray(each)), raws)
 
     def in_batches(self, function: Callable[..., Any], raws: Raws, batch_size: int) -> Any:
-        """Calls a function of raw images `(..., H, W)` with batches of one shape, and joins the results.
-
-        The function returns arrays, or a tree of them, with an entry for each raw image. The last batch is filled up.
-        """
+        """Calls a function of raw images `(B, H, W)` with batches of one shape, and joins its arrays `(B, ...)`."""
         rank = 2 if self.camera is not None else 3
         flat = jax.tree.map(lambda each: each.reshape(-1, *each.shape[-rank:]), self._checked(raws))
         size, results = min(batch_size, len(flat)), []
 
-        def fetched(result: Array, count: int) -> np.ndarray:
-            return np.asarray(result)[:count]
-
         for start in range(0, len(flat), size):
             places = np.arange(start, start + size).clip(max=len(flat) - 1)
-            count = min(size, len(flat) - start)
-            results.append(jax.tree.map(functools.partial(fetched, count=count), function(flat[places])))
-        leading = np.shape(raws)[:-rank]
-        return jax.tree.map(lambda *parts: np.concatenate(parts).reshape(*leading, *parts[0].shape[1:]), *results)
+            results.append(jax.tree.map(np.asarray, function(flat[places])))
+        lead, count = np.shape(raws)[:-rank], len(flat)
+        return jax.tree.map(lambda *each: np.concatenate(each)[:count].reshape(*lead, *each[0].shape[1:]), *results)
 
 
 def _probabilities(graph: nnx.GraphDef, task: Task, state: nnx.State, raws: Array | Part) -> Array:
@@ -278,17 +241,15 @@ def load(
     data_dir: str | None = None,
     with_data: bool = False,
 ) -> Run:
-    """Loads a finished model from the folder of a run or of a group of seeds, or from a file model.safetensors.
-
-    A Python file that a run or a model merely records is never run: `code` must name it. A path that cannot be loaded,
-    or members that differ in more than their seeds, raise an `InputError`.
+    """Loads a finished model; a path that cannot be loaded raises an `InputError`.
 
     Args:
         path: the folder of a run, or of one of its folds; a file that training with --save_locally has written; or the
             folder of a group of seeds, which predict as an ensemble, with the mean of their probabilities.
         fold: the number of the fold to load (of each member of a group); several numbers; or None for all.
         checkpoint: "best", the state of the best epoch, or "last". A file holds only one of them.
-        code: the custom pipeline or head, in a file with unchanged content, as `<file>.py:<function>`; or both.
+        code: the custom pipeline or head, in a file with unchanged content, as `<file>.py:<function>`; or both. A file
+            that a run merely records is never run.
         data_dir: the current folder of the data; None if it has not moved.
         with_data: whether to find the data at once, and to place the model's arrays on all devices, not on the first.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 else:
     Task = Optimizer = Any  # importing them would delay a program's help
 
-# The purposes of camera augmentation, see `model.camera_augmentation`.
+# The purposes of camera augmentation, see `model.augment.re_expose`.
 PURPOSES = ("exposure", "light", "optics", "readout")
 
 # The parameters of the parametrized pipeline. Making the pipeline would start JAX before several hosts are connected.
@@ -41,9 +41,7 @@ class OptimizationSettings(Settings):
 
     lr: float = setting("learning rate", 1e-3, bound=POSITIVE)
     epochs: int = setting(
-        "passes over the training samples; 0 evaluates a trained head without training",
-        30,
-        bound=NOT_NEGATIVE,
+        "passes over the training samples; 0 evaluates a trained head without training", 30, bound=NOT_NEGATIVE
     )
     optimizer: str = setting("sgd has a Nesterov momentum of 0.9", "adamw", choices=("adam", "adamw", "sgd"), rare=True)
     weight_decay: float = setting(
@@ -209,11 +207,6 @@ class TrackingSettings(Settings):
     track_n_images: int = setting(
         "number of samples to record, cycling through the classes", 5, bound=POSITIVE, rare=True, needs="track"
     )
-
-    @property
-    def records(self) -> bool:
-        """Whether pictures of samples are recorded."""
-        return not {"processing", "gradients", "predictions"}.isdisjoint(self.track)
 
     def __post_init__(self):
         super().__post_init__()

@@ -22,27 +22,20 @@ from r2l_jax.data import loader
 from r2l_jax.devices.hosts import any_process, is_first, on_first_process
 from r2l_jax.devices.placement import OneAhead, each_on_devices, shardings, to_devices
 from r2l_jax.errors import InputError, warn
-from r2l_jax.model.normalized_heads import has_gradient
-from r2l_jax.model.tasks import Task
+from r2l_jax.model.heads import has_gradient
 from r2l_jax.results.files import EVENTS, check_output_folder, write_json, write_safetensors
 from r2l_jax.results.locks import writing_to
 from r2l_jax.training.checkpoint import Checkpoints, Quality, drop_optimizer
 from r2l_jax.training.model_io import CLEAN, NAME, PARTS, Trained, named, restore, stored
-from r2l_jax.training.plan import Plan
+from r2l_jax.training.plan import Plan, initial_state
 from r2l_jax.training.record import Fold, Record, fold_folders, read_record, seed_folders
-from r2l_jax.training.results import write_result
-from r2l_jax.training.start import initial_state
-from r2l_jax.training.steps import Steps, TrainState, make_steps
-from r2l_jax.training.tracking import Tracker, class_table, closing, epoch_line, record_samples, run_table
-from r2l_jax.training.update import GradientDescent
+from r2l_jax.training.steps import GradientDescent, Steps, TrainState, make_steps, processor_of
+from r2l_jax.training.tracking import Tracker, class_table, closing, epoch_line, record_samples, run_table, write_result
 
 Numbers = dict[str, Any]
 
 # Arrays `(S, ...)` of samples by name, see `Task.outcome`.
 Outcome = dict[str, np.ndarray]
-
-# Wider progress bars break on small terminals and in logs.
-_COLUMNS = 80
 
 
 def run(config: TrainConfig, rule: type[GradientDescent] = GradientDescent, shows: bool = True) -> Numbers:
@@ -88,11 +81,11 @@ def _remove(run_dir: pathlib.Path) -> None:
 def _summary(steps: Steps, results: Sequence[Numbers]) -> Numbers:
     """Computes the mean and the standard deviation of the final numbers over the folds."""
     by_default = [name for name in results[0] if name.startswith("default_val_")]
-    names = [name for name in (*steps.summary, *by_default) if name in results[0]]
-    values = {name: [result[name] for result in results] for name in names}
-    return {
-        name: {"mean": float(np.mean(each)), "std": float(np.std(each)), "folds": each} for name, each in values.items()
-    }
+    summary = {}
+    for name in filter(results[0].__contains__, (*steps.summary, *by_default)):
+        folds = [result[name] for result in results]
+        summary[name] = {"mean": float(np.mean(folds)), "std": float(np.std(folds)), "folds": folds}
+    return summary
 
 
 def _show(config: TrainConfig, steps: Steps, results: Sequence[Numbers], summary: Numbers, seconds: float) -> None:
@@ -114,17 +107,6 @@ def _joined(batches: Sequence[Mapping[str, Any]]) -> Outcome:
     """Joins the outcomes of batches on the host, without samples that only pad a batch."""
     joined = jax.tree.map(lambda *parts: np.concatenate(parts), *map(dict, jax.device_get(batches)))
     return {name: array[joined["weight"] > 0] for name, array in joined.items()}
-
-
-def _by_class(task: Task, outcome: Outcome) -> Numbers:
-    """Returns the validation scores of each class, with its samples, and the confusion matrix if the task has one."""
-    weights = outcome["weight"]
-    scores, confusion = task.by_class(outcome, weights), task.confusion(outcome, weights)
-    return {
-        **{f"val_{name}": dict(zip(task.classes, values, strict=True)) for name, values in scores.items()},
-        "val_samples": task.class_samples(outcome),
-        **({} if confusion is None else {"val_confusion_matrix": confusion.tolist()}),
-    }
 
 
 class FoldTraining:
@@ -166,8 +148,8 @@ class FoldTraining:
 
         # The model: fresh, of earlier runs, or of the last checkpoint, with the epochs and outcomes so far.
         init_key, step_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), fold.number))
-        state = initial_state(steps, self.plan.config, dataset, fold, size, init_key, checkpoints.found)
-        start = None if checkpoints.found else jax.device_get(state.processor)
+        state = initial_state(self.plan, steps, fold, init_key, checkpoints.found)
+        start = None if checkpoints.found else jax.device_get(processor_of(state.model))
         state, history[:], earlier = checkpoints.restore(state)
 
         loaded = loader.train_batches(dataset, fold.split.train, size, seed, int(state.step))
@@ -202,7 +184,7 @@ class FoldTraining:
                         checkpoints.save(state, history, None, _joined(outcomes))
                         raise self._interrupted(f"at step {step} of {epochs * per_epoch}")
                 # Waits for the last step, on which the device may still work, before the clock is read.
-                sums, processor = jax.device_get((state.sums, state.processor))
+                sums, processor = jax.device_get((state.sums, processor_of(state.model)))
                 speed = max(last - first - 1, 1) * size / (time.perf_counter() - began)
 
                 # The numbers of the epoch.
@@ -243,28 +225,31 @@ class FoldTraining:
             desc=f"fold {self.fold.number + 1}/{len(self.plan.folds)}",
             unit="step",
             disable=None if is_first() else True,
-            ncols=min(shutil.get_terminal_size().columns, _COLUMNS),
+            ncols=min(shutil.get_terminal_size().columns, 80),  # wider bars break on small terminals and in logs
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}]",
         )
 
     def _say(self, bar: Bar, row: Numbers) -> None:
         """Prints the line of an epoch to stderr, above the progress bar if there is one."""
         if is_first():
-            epochs, score = self.optimization.epochs, self.task.score.name
-            bar.write(epoch_line(row, epochs, score, self._best is row), file=sys.stderr)
+            line = epoch_line(row, self.optimization.epochs, self.task.score.name, self._best is row)
+            bar.write(line, file=sys.stderr)
 
     def _final(self, state: TrainState) -> Numbers:
         """Returns the numbers of the last and the best epoch, and of each class."""
         # The last epoch was validated in this state, unless an earlier call has trained it.
         steps, task, outcome = self.steps, self.task, self.validated or self._validate(state)
-        last, best = self.history[-1], self._best
+        last, best, weights = self.history[-1], self._best, outcome["weight"]
         assert best is not None  # the last epoch is always validated
-        final = {
-            **{name: last[name] for name in steps.summary if name in last},
-            "best_epoch": best["epoch"],
-            **{f"best_val_{name}": best[f"val_{name}"] for name in (task.score.name, "loss", *task.metrics)},
-            **(_by_class(task, outcome) if task.classes else {}),
-        }
+        final: Numbers = {name: last[name] for name in steps.summary if name in last}
+        final["best_epoch"] = best["epoch"]
+        final |= {f"best_val_{name}": best[f"val_{name}"] for name in (task.score.name, "loss", *task.metrics)}
+        if task.classes:
+            by_class = task.by_class(outcome, weights).items()
+            final |= {f"val_{name}": dict(zip(task.classes, values, strict=True)) for name, values in by_class}
+            final["val_samples"] = task.class_samples(outcome)
+            if (confusion := task.confusion(outcome, weights)) is not None:
+                final["val_confusion_matrix"] = confusion.tolist()
         if (reference := self.rule.reference(state.model, state.opt_state)) is not None:
             by_default = self._scores("default_val", self._validate(state.replace(model=reference)))
             final |= {name: by_default[name] for name in by_default if name[12:] not in self.rule.metrics}
@@ -287,8 +272,9 @@ class FoldTraining:
     @property
     def _best(self) -> Numbers | None:
         """The numbers of the best epoch; None if none was validated."""
-        ranked = [(quality, row) for row in self.history if (quality := self._quality(row)) is not None]
-        return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
+        return max(
+            (row for row in self.history if self._quality(row)), key=lambda row: self._quality(row) or [], default=None
+        )
 
     def _quality(self, row: Mapping[str, Any]) -> Quality | None:
         """Ranks an epoch by its score, then by its loss, then by its number; None if it was not validated."""

@@ -18,7 +18,7 @@ from r2l_jax.programs.process import RenderConfig
 from r2l_jax.training import train
 from r2l_jax.training.plan import Plan
 from r2l_jax.training.run import load
-from r2l_jax.training.update import GradientDescent
+from r2l_jax.training.steps import GradientDescent
 
 BOTH = ("exposure", "white_balance")
 OTHER = "bilinear.unsharp_masking.median_denoising"
@@ -33,7 +33,7 @@ def fold(base):
 
 
 def test_a_run_meters_by_the_level_and_the_color_of_its_training_images(fold):
-    camera, raws = fold.dataset.camera, fold.dataset.samples(fold.train_indices)[0]
+    camera, raws = fold.dataset.camera, fold.dataset.samples(fold.split.train)[0]
     expected = isp.metered(isp.parametrized(camera), camera, like=raws)
     found = fold.model.processor
     assert found.stage_names == ("auto_white_balance", "auto_exposure", *isp.parametrized(camera).stage_names)
@@ -124,7 +124,7 @@ def test_an_adapted_model_of_another_pipeline_meters_as_before(fold, tmp_path):
     processor = other.metered_as(model.processor)(fold.dataset.camera)
     adapted = type(model)(processor, model.normalizer, model.head)
     unset.adapted(adapted, {}, other).write_fold(tmp_path / "fold_0")
-    raws = jnp.asarray(fold.dataset.samples(fold.valid_indices)[0])
+    raws = jnp.asarray(fold.dataset.samples(fold.split.valid)[0])
     (found,) = load(str(tmp_path))
     np.testing.assert_allclose(found.model(raws), adapted(raws), atol=1e-5)
 

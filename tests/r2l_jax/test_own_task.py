@@ -72,7 +72,7 @@ def test_a_task_of_ones_own_has_every_control(fields):
     assert "test rightly_counted:" in ended.stdout
     about = r2l_jax.load("runs/cells/counting", code="counting.py:make")
     (fold,) = about.folds
-    raws, targets = fold.dataset.samples(fold.test_indices)
+    raws, targets = fold.dataset.samples(fold.split.test)
     counted = about.predict(raws)[:, 0]
     expected = 1 - np.abs(counted - targets[:, 0]).sum() / targets.sum()
     call("evaluate.py", *CODE, "--against=sensor", "--sensor=defocus", "--severities=3")
@@ -86,7 +86,7 @@ def test_a_task_of_ones_own_has_every_control(fields):
     rows = [*csv.DictReader(pathlib.Path("counts.csv").read_text().splitlines())]
     assert [*rows[0]] == ["file", "cells"]
     by_file = {row["file"]: float(row["cells"]) for row in rows}
-    names = [f"fields/{fold.dataset.names[index]}" for index in fold.test_indices]
+    names = [f"fields/{fold.dataset.names[index]}" for index in fold.split.test]
     np.testing.assert_allclose([by_file[name] for name in names], counted, rtol=1e-4)
     assert call("report.py", "--run=runs/cells/counting").returncode == 0
     assert "rightly_counted" in pathlib.Path("runs/cells/counting/report.html").read_text()

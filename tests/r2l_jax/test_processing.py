@@ -10,7 +10,7 @@ from r2l_jax.cli.flags import replace
 from r2l_jax.data.sets import datasets
 from r2l_jax.errors import InputError
 from r2l_jax.model.processors import half_size
-from r2l_jax.training import start, train
+from r2l_jax.training import plan, train
 
 SHORT = {"epochs": 1, "save_locally": True, "log_model": False}
 
@@ -49,7 +49,7 @@ MOSAICS = [[0.5663, 0.1401, 0.0731], [0.097, 0.0423, 0.008]]
     ],
 )
 def test_published_data_sets_are_normalized_as_published_if_they_are_processed_so(base, settings, expected):
-    found = start.published_statistics(replace(base, **{"dataset": "Microscopy", **settings}))
+    found = plan.published_statistics(replace(base, **{"dataset": "Microscopy", **settings}))
     np.testing.assert_equal(
         found if found is None else [*map(np.asarray, found)], np.float32(expected) if expected else None
     )

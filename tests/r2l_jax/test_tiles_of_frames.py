@@ -127,7 +127,7 @@ def test_less_light_falls_on_a_frame_and_its_tiles(run):
     np.testing.assert_allclose(isp.metering.levels(dataset[0][0].frame, 6.0, **KNOWN), levels[1][0], rtol=0.02)
     # Evaluation passes frames on.
     found = measure({"run": Model(run.model)}, [CLEAN, case], Samples.of(run.folds[0]))
-    tiles, masks = run.dataset.samples(run.folds[0].valid_indices)
+    tiles, masks = run.dataset.samples(run.folds[0].split.valid)
     objects, masks = run.predict(tiles) > 0.5, masks > 0
     assert found.score("run") == pytest.approx((objects & masks).sum() / (objects | masks).sum(), abs=1e-5)
 

@@ -134,7 +134,7 @@ def test_other_weights_are_another_network(base, file, tmp_path):
     config = replace(base, run_name="weighted", epochs=0, classifier_network=other)
     train.run(config)
     (tmp_path / "number").write_text("1")
-    heads._made_once.cache_clear()  # as in a new process
+    heads.made_once.cache_clear()  # as in a new process
     with pytest.raises(InputError, match=r"the weights or code of `classifier_network=.*:weighted` have changed since"):
         r2l_jax.load(config.run_dir, code=other)
 
@@ -160,7 +160,7 @@ def test_all_images_are_scored_and_nothing_speaks_of_a_training(taken, file, tmp
 
 def test_several_devices_are_refused(file, monkeypatch):
     head = heads.find_head(build(NetworkSettings, classifier_network=f"{file}:make"), tuple("abcde"))
-    heads._made_once.cache_clear()
+    heads.made_once.cache_clear()
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     with pytest.raises(InputError, match="is not a JAX network and needs a single device, found 2: select"):
         head.weights(5)

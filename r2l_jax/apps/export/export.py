@@ -15,7 +15,7 @@ from r2l_jax.apps.export.description import described, learned_camera
 from r2l_jax.apps.export.parts import PROBABILITIES, Part, ensemble_of, parts_of
 from r2l_jax.devices import compiler
 from r2l_jax.errors import InputError, root_cause
-from r2l_jax.model.normalized_heads import weights_of
+from r2l_jax.model.heads import weights_of
 from r2l_jax.results.environment import environment
 from r2l_jax.results.files import clear_parts, replacing, write_json
 from r2l_jax.results.locks import writing_to

@@ -27,8 +27,8 @@ from r2l_jax.drift.search.knobs import format_value
 from r2l_jax.drift.trained_folds import TrainedFold, folds_of, for_each_fold, ids_of, member_of
 from r2l_jax.drift.verdict import change, in_words
 from r2l_jax.errors import InputError
-from r2l_jax.model.normalization import undone
 from r2l_jax.model.processor_hash import processor_hash
+from r2l_jax.model.processors import undone
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.names import About
 from r2l_jax.results import result, store

@@ -66,7 +66,7 @@ def drifted(config: AdjustmentConfig, fold: Trained, drift: Case) -> Drifted:
     source, tested = every, every
     if dataset.fingerprint == fold.dataset.fingerprint:
         # The data are the run's own, so training samples must not be measured.
-        source, tested, measured = fold.train_indices, fold.measured_indices, fold.measured
+        source, tested, measured = fold.split.train, fold.measured_indices, fold.measured
     order = rng.permutation(source)
     groups = list(dict.fromkeys(dataset.groups_of(order).tolist()))
     # Half of the groups are left to measure on, unless others are measured.

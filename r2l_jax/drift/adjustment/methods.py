@@ -104,7 +104,7 @@ class _Adaptation:
         fold, under = self._fold, self._under
         clean = fold.measured_indices
         if under.dataset.fingerprint == fold.dataset.fingerprint:
-            clean = np.setdiff1d(fold.train_indices, under.unlabeled)
+            clean = np.setdiff1d(fold.split.train, under.unlabeled)
         new = Run([dataclasses.replace(fold, model=under.model)])
         return reference.unnoticed(new, np.asarray(self.raws), lambda: reference.make(Run([fold.measuring(clean)])))
 

@@ -30,7 +30,7 @@ from r2l_jax.drift.search.ranges import cost_of, descend, deviation, valid_value
 from r2l_jax.errors import InputError
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.training.settings import AttackSettings
-from r2l_jax.training.update import GradientDescent, StepSettings, Updated
+from r2l_jax.training.steps import GradientDescent, StepSettings, Updated
 
 
 def rule_of(config: TrainConfig) -> type[GradientDescent]:

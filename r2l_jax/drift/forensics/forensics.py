@@ -18,7 +18,7 @@ from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.trained_folds import TrainedFold, folds_of, for_each_fold, over_models
 from r2l_jax.errors import InputError
-from r2l_jax.model.normalized_heads import has_gradient
+from r2l_jax.model.heads import has_gradient
 from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.results import store
 from r2l_jax.results.locks import writing_to

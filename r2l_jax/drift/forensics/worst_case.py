@@ -27,8 +27,7 @@ from r2l_jax.drift.search.knobs import Knob
 from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
 from r2l_jax.errors import InputError
-from r2l_jax.model.build import image_size
-from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
+from r2l_jax.model.raw_to_logit import RawToLogit, image_size, pipeline_of
 from r2l_jax.results.contact_sheet import contact_sheet
 from r2l_jax.results.heat_map import heat_map
 from r2l_jax.results.result import DROP, SCORE, Cell, Column, Figure, Result, Table, points
@@ -72,7 +71,7 @@ class _Start(NamedTuple):
 
 def drawn(fold: Trained, settings: WorstCaseSettings, seed: int) -> np.ndarray:
     """Returns the training samples that batches are drawn from."""
-    return np.random.default_rng(seed).permutation(fold.train_indices)[: settings.samples]
+    return np.random.default_rng(seed).permutation(fold.split.train)[: settings.samples]
 
 
 def searched(fold: Trained, settings: WorstCaseSettings) -> RawToLogit:

@@ -14,7 +14,7 @@ from scipy.special import entr
 
 import isp
 from r2l_jax.devices import compiler
-from r2l_jax.model import normalization
+from r2l_jax.model import processors
 from r2l_jax.model.tasks import Task
 from r2l_jax.results.contact_sheet import quantized
 from r2l_jax.training.run import BATCH, Run
@@ -206,10 +206,10 @@ def _image_statistics(images: Float[Array, "N height width 3"]) -> Float[Array, 
 def _of_model(graph: nnx.GraphDef, task: Task, state: nnx.State, raws: Array) -> tuple[Array, Array, Array, Array]:
     model = nnx.merge(graph, state)
     images = model.processor(raws)
-    layers = normalization.layers_of(model.normalizer, model.head)
-    known = {name: normalization.statistics_of(layer) for name, layer in layers.items()}
+    layers = processors.layers_of(model.normalizer, model.head)
+    known = {name: processors.statistics_of(layer) for name, layer in layers.items()}
     # A share of 0 leaves the training statistics in place.
-    logits, moments = normalization.observed(model.normalizer, model.head, images, 0.0)
+    logits, moments = processors.observed(model.normalizer, model.head, images, 0.0)
     features = [_projected(name, moments[name], *known[name]) for name in layers]
     if not task.has_distributions:
         none = jnp.zeros((len(images), 0))
@@ -231,9 +231,9 @@ def _projected(name: str, moments: Float[Array, "2 N C"], mean: Array, var: Arra
     than others.
     """
     means, variances = moments
-    spread = var + normalization.EPSILON
+    spread = var + processors.EPSILON
     relative = jnp.concatenate(
-        [(means - mean) / jnp.sqrt(spread), jnp.log((variances + normalization.EPSILON) / spread)], 1
+        [(means - mean) / jnp.sqrt(spread), jnp.log((variances + processors.EPSILON) / spread)], 1
     )
     size = relative.shape[1]
     if size <= _DIRECTIONS:

@@ -16,7 +16,7 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.knobs import Knob, knobs_of, turned
 from r2l_jax.drift.search.ranges import Declarations
-from r2l_jax.model import normalization
+from r2l_jax.model import processors
 from r2l_jax.model.raw_to_logit import Logits, RawToLogit, pipeline_of
 from r2l_jax.model.tasks import Task
 
@@ -90,10 +90,10 @@ class Frozen:
         Each layer sees the images as it would if the statistics of all layers before it were theirs.
         """
         _, normalizer, head = self._parts()
-        layers = normalization.layers_of(normalizer, head)
-        known = {name: normalization.statistics_of(layer) for name, layer in layers.items()}
-        _, moments = normalization.observed(normalizer, head, images, 1.0)
-        return jnp.stack([normalization.distance(moments[name], known[name]) for name in layers]).mean()
+        layers = processors.layers_of(normalizer, head)
+        known = {name: processors.statistics_of(layer) for name, layer in layers.items()}
+        _, moments = processors.observed(normalizer, head, images, 1.0)
+        return jnp.stack([processors.distance(moments[name], known[name]) for name in layers]).mean()
 
     def _parts(self) -> Any:
         return nnx.merge(self._graph, self._state, copy=True)

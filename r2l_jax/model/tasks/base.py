@@ -13,7 +13,6 @@ from PIL import Image
 import tasks
 from r2l_jax.data.loader import Batch
 from r2l_jax.errors import InputError
-from r2l_jax.model import pictures
 from r2l_jax.model.heads import NamedHead
 from r2l_jax.model.scores import Outcome, Score, confusion_of, counts_of
 from r2l_jax.named_code import Source
@@ -27,42 +26,26 @@ class Task:
     it makes no predictions; without `logits_of`, no ensembles; and without `distributions`, the monitor does not test
     its outputs. Tasks are frozen dataclasses, so that compiled functions can take them as static arguments. Methods
     take logits from the task's head, and batches from the loader.
-
-    Attributes:
-        classes: the names of the rows and columns of the confusion matrix; empty if the task has none.
-        network: the name of a ResNet in `tasks.resnet`.
-        precision: the type in which the head computes.
-        custom: another head in place of the task's own.
-        scored: the score, if it is not the default one.
-        source: the file of a task of one's own.
-        colors: the colors of the classes in pictures, such as "#ff8000"; empty for the default colors.
     """
 
-    classes: tuple[str, ...] = ()
-    network: str = ""
+    classes: tuple[str, ...] = ()  # of the rows and columns of the confusion matrix, if the task has one
+    network: str = ""  # a ResNet of `tasks.resnet`
     precision: str = "float32"
-    custom: NamedHead | None = None
-    scored: Score | None = None
-    source: Source | None = None
-    colors: tuple[str, ...] = ()
+    custom: NamedHead | None = None  # a head in place of the task's own
+    scored: Score | None = None  # a score in place of the default one
+    source: Source | None = None  # the file of a task of one's own
+    colors: tuple[str, ...] = ()  # of the classes in pictures, such as "#ff8000", if not the default ones
 
-    # The scores of --score that its outcomes have.
-    known_scores: ClassVar[tuple[str, ...]] = ()
-    # The layers of the head whose shapes depend on the number of classes.
-    class_layers: ClassVar[tuple[str, ...]] = ()
+    known_scores: ClassVar[tuple[str, ...]] = ()  # the scores of --score that its outcomes have
+    class_layers: ClassVar[tuple[str, ...]] = ()  # layers of the head whose shapes depend on the number of classes
     # Flags without an effect on the task, and those without an effect on its own head.
     unused: ClassVar[tuple[str, ...]] = ("classifier_network", "smp_encoder", "label_smoothing")
     unused_with_own_head: ClassVar[tuple[str, ...]] = ()
-    # Whether each sample has one class, so that images of all classes are a mixture.
-    has_labels: ClassVar[bool] = False
-    # Whether targets and predictions are masks.
-    has_masks: ClassVar[bool] = False
-    # Whether targets and predictions are boxes.
-    has_boxes: ClassVar[bool] = False
-    # Whether heads of the task can be trained.
-    trains: ClassVar[bool] = True
-    # Whether models can be adapted to new images by the statistics of their layers.
-    adapts: ClassVar[bool] = True
+    has_labels: ClassVar[bool] = False  # whether each sample has one class, so that images of all classes are a mixture
+    has_masks: ClassVar[bool] = False  # whether targets and predictions are masks
+    has_boxes: ClassVar[bool] = False  # whether targets and predictions are boxes
+    trains: ClassVar[bool] = True  # whether heads of the task can be trained
+    adapts: ClassVar[bool] = True  # whether models can be adapted by the statistics of their layers
 
     @property
     def score(self) -> Score:
@@ -184,10 +167,6 @@ class Task:
     def groups(self, labels: np.ndarray) -> dict[str, np.ndarray]:
         """Returns masks `(N,)` of the samples of each class, if each sample has one class."""
         return {}
-
-    def predictions_picture(self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Draws images `(N, H, W, 3)` with their targets and predictions, `(rows, cols, 3)` in [0, 1]."""
-        return pictures.row_of(images)
 
     def judged(self, image: np.ndarray, logits: np.ndarray, target: Any) -> tuple[np.ndarray, str]:
         """Returns an image `(H, W, 3)` with its target and prediction, in words or drawn."""

@@ -22,11 +22,7 @@ _GUESSED = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Classification(Task):
-    """Gives each image one class: a ResNet, trained by cross entropy and scored by accuracy.
-
-    The loss spreads the share `smoothing` of each target over all classes, and weighs classes by `class_weights`, if
-    there are any; `guessed` is the probability of a guess (see `tasks.losses.cross_entropy`).
-    """
+    """Gives each image one class: a ResNet, trained by cross entropy (see `tasks.losses`) and scored by accuracy."""
 
     smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
@@ -50,8 +46,8 @@ class Classification(Task):
     def for_training(self, labels: np.ndarray, smoothing: float, balanced: bool, guesses: bool) -> "Classification":
         """Returns the task with the training loss: `balanced` weighs classes inversely to their numbers of samples.
 
-        `guesses` counts one answer in ten as a guess, which bounds the loss of an image. Under random cameras, a frozen
-        head confidently predicts wrong classes for the darkest images, whose loss would outweigh all others.
+        `guesses` counts one answer in ten as a guess, which bounds an image's loss. Under random cameras, the darkest
+        images, of which a frozen head confidently predicts wrong classes, would outweigh all others.
         """
         weights = None
         if balanced:
@@ -103,10 +99,6 @@ class Classification(Task):
     def groups(self, labels: np.ndarray) -> dict[str, np.ndarray]:
         """Returns masks `(N,)` of the samples of each class, for results by class."""
         return {name: labels == number for number, name in enumerate(self.classes)}
-
-    def predictions_picture(self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Draws images `(N, H, W, 3)` with their targets and predictions, `(rows, cols, 3)` in [0, 1]."""
-        return pictures.predictions(images, logits, targets, self.classes)
 
     def judged(self, image: np.ndarray, logits: np.ndarray, target: np.integer) -> tuple[np.ndarray, str]:
         """Returns an image `(H, W, 3)`, and its target and prediction in words."""

@@ -13,9 +13,8 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.errors import InputError
 from r2l_jax.model import pictures
 from r2l_jax.model.detectors import Detector, matches
-from r2l_jax.model.heads import NamedHead
+from r2l_jax.model.heads import FittedHead, FrozenHead, NamedHead, NormalizedHead
 from r2l_jax.model.host_networks import TorchNetwork
-from r2l_jax.model.normalized_heads import FittedHead, FrozenHead, NormalizedHead
 from r2l_jax.model.scores import AveragePrecision, Outcome, Score
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks.base import Task
@@ -59,20 +58,15 @@ class Detection(Task):
 
     @property
     def detector(self) -> Detector:
-        """The network.
-
-        Raises:
-            InputError: no network of the user's, or one that is not frozen.
-        """
+        """The user's frozen network; an InputError if there is none."""
         head = self.custom and self.custom.frozen(self.outputs)
         core, labels, sides = getattr(head, "core", None), None, None
         while isinstance(core, FittedHead):
             core, labels, sides = core.network, labels or core.groups, sides or core.size
         if not isinstance(core, FrozenHead):
-            raise InputError(
-                f"`classifier_network={self.network}` cannot detect: boxes need a trained detector, a torch.nn.Module "
-                "from my_detector.py:make, or an ONNX file"
-            )
+            wanted = "a torch.nn.Module from my_detector.py:make, or an ONNX file"
+            named = f"`classifier_network={self.network}`"
+            raise InputError(f"{named} cannot detect: boxes need a trained detector, {wanted}")
         return Detector(core.network, len(self.classes), labels, sides)
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
@@ -126,12 +120,6 @@ class Detection(Task):
         """Returns the highest score of each class among the boxes `(..., D, 6)` of an image, 0 without a box."""
         scores, labels = probabilities[..., 4:5], probabilities[..., 5:]
         return jnp.where(labels == jnp.arange(len(self.classes)), scores, 0).max(-2)
-
-    def predictions_picture(self, images: np.ndarray, logits: Any, targets: np.ndarray) -> np.ndarray:
-        """Draws images `(N, H, W, 3)` in a row, with their true boxes in green and those found in magenta."""
-        each = [{name: array[number] for name, array in logits.items()} for number in range(len(images))]
-        drawn = [self.judged(*sample)[0] for sample in zip(images, each, targets, strict=True)]
-        return pictures.row_of(np.stack(drawn))
 
     def judged(self, image: np.ndarray, logits: Any, target: np.ndarray) -> tuple[np.ndarray, str]:
         """Returns an image `(H, W, 3)` with its true boxes and those found, and how many of them agree."""

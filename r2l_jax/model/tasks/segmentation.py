@@ -19,18 +19,14 @@ from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks.base import Task
 from r2l_jax.results.contact_sheet import quantized
 
-# The colors of background and object in pictures of masks.
-_BLACK_AND_WHITE = np.array([[0, 0, 0], [255, 255, 255]], np.uint8)
-
 
 @dataclasses.dataclass(frozen=True)
 class Segmentation(Task):
     """Finds the pixels of an object or, if `several`, the class of each pixel, with a U-Net++.
 
-    An object has one logit, the Dice loss, and the intersection over union as score; `classes` are then "background"
-    and the object. Several classes have a logit each, Dice loss plus cross-entropy, and the mean of their intersections
-    over unions; pixels whose target is not the index of a class, such as 255, count nowhere. `network` names the ResNet
-    that encodes.
+    An object has one logit and the Dice loss; `classes` are then "background" and the object. Several classes have a
+    logit each, and Dice loss plus cross-entropy; pixels whose target is not the index of a class, such as 255, count
+    nowhere. `network` names the ResNet that encodes.
     """
 
     several: bool = False
@@ -101,9 +97,8 @@ class Segmentation(Task):
 
     def _loss_sums(self, logits: jax.Array, masks: jax.Array) -> jax.Array:
         """Computes the sums of each image from which `_loss_of` computes the loss."""
-        if self.several:
-            return tasks.losses.class_sums(logits, masks)
-        return tasks.losses.dice_sums(logits[..., 0], masks)
+        losses = tasks.losses
+        return losses.class_sums(logits, masks) if self.several else losses.dice_sums(logits[..., 0], masks)
 
     def _loss_of(self, sums: jax.Array) -> jax.Array:
         return tasks.losses.class_loss(sums) if self.several else tasks.losses.dice_of(sums)
@@ -119,10 +114,8 @@ class Segmentation(Task):
         def confusion(predicted, mask):
             return tasks.metrics.confusion_matrix(predicted[None], mask[None], len(self.classes)) / mask.size
 
-        return {
-            "confusion": jax.vmap(confusion)(self._predicted(logits), masks),
-            "loss": self._loss_sums(logits, masks),
-        }
+        found = jax.vmap(confusion)(self._predicted(logits), masks)
+        return {"confusion": found, "loss": self._loss_sums(logits, masks)}
 
     def mean_loss(self, outcome: Outcome, weights: np.ndarray) -> float:
         """Computes the loss of all samples together."""
@@ -133,10 +126,7 @@ class Segmentation(Task):
         return logits.argmax(-1) if self.several else logits[..., 0] > 0
 
     def probabilities(self, logits: jax.Array, height: int) -> jax.Array:
-        """Computes probabilities at each site of raw images of a height: of the classes `(B, H, W, C)`, or the object.
-
-        Those of the object are `(B, H, W)`.
-        """
+        """Computes probabilities at the sites of raw images: of classes `(B, H, W, C)`, or the object `(B, H, W)`."""
         logits = enlarged(logits, height)
         return jax.nn.softmax(logits) if self.several else jax.nn.sigmoid(logits[..., 0])
 
@@ -183,21 +173,15 @@ class Segmentation(Task):
         one = jnp.asarray(found)[None], jnp.asarray(target)[None]
         return "mean IoU", float(tasks.metrics.mean_iou(tasks.metrics.confusion_matrix(*one, len(self.classes))))
 
-    def predictions_picture(self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Draws images `(N, H, W, 3)` in a row, below them their masks, and below these the predicted masks."""
-        images, logits = (enlarged(array, targets.shape[1]) for array in (images, logits))
-        colors = self.palette if self.several else _BLACK_AND_WHITE
-        return pictures.masks(images, self._predicted(logits).astype(np.uint8), targets, colors)
-
     def judged(self, image: np.ndarray, logits: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, str]:
         """Returns an image `(H, W, 3)` with the outlines of both masks or the predicted colors, and their overlap."""
         image, logits = (enlarged(array[None], len(target))[0] for array in (image, logits))
         predicted, true = self._predicted(logits), target if self.several else target > 0
-        name, overlap = self.overlap(predicted, true)
+        words = "{} {:.2f}".format(*self.overlap(predicted, true))
         if self.several:
-            return self.overlaid(image, predicted), f"{name} {overlap:.2f}"
-        words = f"{name} {overlap:.2f}" if predicted.any() or true.any() else "no object, none found"
-        return pictures.outlined(image, true, predicted), words
+            return self.overlaid(image, predicted), words
+        is_empty = not (predicted.any() or true.any())
+        return pictures.outlined(image, true, predicted), "no object, none found" if is_empty else words
 
     def picture_files(self, label: int, stem: str, suffix: str) -> tuple[str, ...]:
         """Names the files of a sample in a folder of pictures: a picture and a mask."""

@@ -41,7 +41,7 @@ def trained(base):
 def scenes(trained):
     """The mosaics of the scenes that the run was not tested on, and the camera."""
     fold = load(trained.run_dir).folds[0]
-    rest = np.setdiff1d(np.arange(len(fold.dataset)), fold.test_indices)
+    rest = np.setdiff1d(np.arange(len(fold.dataset)), fold.split.test)
     return fold.dataset.samples(rest)[0], fold.dataset.camera
 
 
@@ -95,7 +95,7 @@ def test_the_reference_is_taken_along_and_the_data_is_not_needed_anymore(run_dir
     monkeypatch.setattr(reference, "make", lambda run: pytest.fail("the reference was made again"))
     found = reference.read(run, file)
     np.testing.assert_array_equal(found.mosaics, made.mosaics)
-    np.testing.assert_array_equal(found.targets, run.dataset.samples(run.folds[0].test_indices)[1])
+    np.testing.assert_array_equal(found.targets, run.dataset.samples(run.folds[0].split.test)[1])
     for name, values in made.seen._asdict().items():
         np.testing.assert_allclose(getattr(found.seen, name), values, atol=1e-6)
     np.testing.assert_allclose(found.seen.probabilities[0], run.predict(found.raws), atol=1e-6)
@@ -298,7 +298,7 @@ def test_an_alarm_is_explained(run_dir, scenes, tmp_path, told, name):
     scores = [row[0] for row in found.tables["expected"].rows]
     if name == "exposure":
         model = load(run_dir)
-        known, targets = model.dataset.samples(model.folds[0].test_indices)
+        known, targets = model.dataset.samples(model.folds[0].split.test)
         true = (model.predict(brighter(known, camera)).argmax(1) == targets).mean()
         assert scores == ["under the diagnosis", "without drift"]
         assert found.tables["expected"].rows[0][1][0] == pytest.approx(true, abs=0.05)

@@ -69,7 +69,7 @@ def mosaics(files, model):
 def test_validation_files_have_the_accuracy_that_evaluate_finds(model, files, tmp_path):
     (fold,) = model
     evaluated = measure({"fold": Model(fold.model)}, [CLEAN], Samples.of(fold)).score("fold")
-    names = [fold.dataset.names[index] for index in fold.valid_indices]
+    names = [fold.dataset.names[index] for index in fold.split.valid]
     chosen = [file for file in files if f"{file.parent.name}/{file.name}" in names]
     assert predict_files(chosen, tmp_path / "p.csv", model) == (len(names), 0)
     found = read_csv(tmp_path / "p.csv")

@@ -45,7 +45,7 @@ def losses(run, fold):
 def test_the_fold_and_checkpoint_that_are_named_are_exported(run, folds, tmp_path, fold, checkpoint):
     settings = {"run": str(run.run_dir), "fold": fold, "checkpoint": checkpoint, "formats": ("safetensors",)}
     assert export.main(export.ExportConfig(output=str(tmp_path / "out"), **settings)) == 0
-    raws, labels = folds[fold].dataset.samples(folds[fold].valid_indices)
+    raws, labels = folds[fold].dataset.samples(folds[fold].split.valid)
     model = r2l_jax.load(tmp_path / "out" / "model.safetensors", checkpoint=checkpoint)
     right = model.predict(raws)[np.arange(len(labels)), labels]
     assert -np.log(right).mean() == pytest.approx(losses(run, fold)[checkpoint], abs=1e-4)
@@ -74,7 +74,7 @@ def predicted(dataset, indices, tmp_path, **settings):
 
 @NAMED
 def test_files_are_predicted_by_the_fold_and_checkpoint_that_are_named(run, folds, tmp_path, fold, checkpoint):
-    dataset, indices = folds[fold].dataset, folds[fold].valid_indices
+    dataset, indices = folds[fold].dataset, folds[fold].split.valid
     settings = {"run": str(run.run_dir), "folds": (str(fold),), "checkpoint": checkpoint}
     probabilities = predicted(dataset, indices, tmp_path, **settings)
     right = probabilities[np.arange(len(indices)), dataset.labels[indices]]

@@ -102,13 +102,13 @@ def test_mosaics_are_read_once_and_a_pipeline_that_models_share_renders_once(fol
     samples = Samples.of(fold, 10)._replace(dataset=dataset)
     measure.measure(models, [CLEAN, *cases.pipelines([OTHER]), *cases.corruptions(["contrast"], [3])], samples)
     # One more is read, whose size tells how many fit into memory.
-    assert sorted(read[1:]) == sorted(fold.valid_indices)
+    assert sorted(read[1:]) == sorted(fold.split.valid)
     assert sorted(rendered) == [(OTHER, 1), ("clean", 2), ("contrast.3", 2)]
 
 
 def test_test_samples_are_measured_if_there_are_any(fold):
     tested = dataclasses.replace(fold, split=fold.split._replace(valid=fold.split.train, test=fold.split.valid))
-    np.testing.assert_array_equal(measured(tested, [CLEAN]).samples, fold.valid_indices)
+    np.testing.assert_array_equal(measured(tested, [CLEAN]).samples, fold.split.valid)
 
 
 @pytest.mark.parametrize("size", [4, 11])
@@ -258,7 +258,7 @@ def test_a_training_ends_with_the_score_of_its_test_samples(base, one_epoch, tmp
     )
     folders = [tmp_path / f"experiment/group/seed_{seed}" for seed in (1, 2)]
     runs = [r2l_jax.load(folder) for folder in folders]
-    raws, targets = runs[0].dataset.samples(runs[0].folds[0].test_indices)
+    raws, targets = runs[0].dataset.samples(runs[0].folds[0].split.test)
     each = np.array([run.predict(raws).argmax(-1) == targets for run in runs], float)
 
     def said(rights, about, of):

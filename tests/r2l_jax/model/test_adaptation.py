@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from r2l_jax.model import adaptation, normalization
+from r2l_jax.model import adaptation, processors
 from r2l_jax.model.processors import OwnNormalization, Standardize, Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks.classification import Classification
@@ -54,7 +54,7 @@ def test_statistics_of_darker_images_bring_the_score_back(normalizer):
     # The baseline replaces them without a choice.
     for other in (found.model, adaptation.replaced(model, dark, TASK)):
         assert correct(other, dark) == 1
-        mean, var = normalization.statistics_of(other.normalizer)
+        mean, var = processors.statistics_of(other.normalizer)
         np.testing.assert_allclose(mean, dark.mean((0, 1, 2)), rtol=1e-3)
         np.testing.assert_allclose(var, dark.var((0, 1, 2)), rtol=2e-3)
     # The model itself stays.

@@ -8,8 +8,7 @@ from scipy.special import ive
 
 import isp
 from isp.sensor import expose_sites, site_light
-from r2l_jax.model.augment import sample_keys
-from r2l_jax.model.camera_augmentation import re_expose
+from r2l_jax.model.augment import re_expose, sample_keys
 from r2l_jax.training.settings import PURPOSES
 
 CAMERA = isp.Camera(

@@ -8,8 +8,8 @@ import pytest
 
 from r2l_jax.errors import InputError
 from r2l_jax.model.detectors import Detector, matches
+from r2l_jax.model.heads import resized
 from r2l_jax.model.host_networks import OnnxNetwork, TorchNetwork
-from r2l_jax.model.normalized_heads import resized
 
 torch = pytest.importorskip("torch")
 

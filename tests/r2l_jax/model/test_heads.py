@@ -9,8 +9,7 @@ from small_runs import metrics, model
 
 from r2l_jax.cli.flags import build, replace
 from r2l_jax.errors import InputError
-from r2l_jax.model.heads import find_head, outputs_of
-from r2l_jax.model.normalized_heads import FittedHead
+from r2l_jax.model.heads import FittedHead, find_head, outputs_of
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks import make_task
 from r2l_jax.training import train

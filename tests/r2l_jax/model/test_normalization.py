@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.model import normalization
+from r2l_jax.model import processors
 from r2l_jax.model.processors import Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from tasks.layers import BatchNorm
@@ -20,7 +20,7 @@ def divergence(mean, var, known_mean, known_var):
 def test_the_distance_is_the_divergence_of_all_images_from_the_training_averaged_over_the_channels():
     """The means of the images are apart, which adds to the variance of all: 1 to both channels."""
     moments = jnp.array([[[0.0, 1.0], [2.0, 3.0]], [[1.0, 2.0], [3.0, 2.0]]])
-    found = normalization.distance(moments, (jnp.array([0.0, 2.0]), jnp.array([1.0, 3.0])))
+    found = processors.distance(moments, (jnp.array([0.0, 2.0]), jnp.array([1.0, 3.0])))
     # Mean 1 and variance 3 instead of 0 and 1 in the first channel, and no difference in the second one.
     assert float(found) == pytest.approx((3 - np.log(3)) / 4, rel=1e-4)
     assert divergence(1.0, 3.0, 0.0, 1.0) == pytest.approx((3 - np.log(3)) / 2)

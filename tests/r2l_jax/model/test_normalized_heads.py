@@ -13,7 +13,7 @@ from r2l_jax.errors import InputError, of_callback
 torch = pytest.importorskip("torch")
 
 from r2l_jax import from_torch  # noqa: E402
-from r2l_jax.model.normalized_heads import weights_of  # noqa: E402
+from r2l_jax.model.heads import weights_of  # noqa: E402
 
 IMAGES = np.random.default_rng(0).random((4, 8, 8, 3), np.float32)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

@@ -6,7 +6,7 @@ import small_runs
 from flax import nnx
 
 from r2l_jax.data.fetch import hub
-from r2l_jax.model import pretrained
+from r2l_jax.model import heads
 
 PARTS = ("weight", "bias", "running_mean", "running_var")
 SHAPES = {"conv1.weight": (8, 3, 3, 3), **{f"bn1.{part}": (8,) for part in PARTS}}
@@ -48,7 +48,7 @@ def test_files_of_any_precision_with_or_without_unused_tensors(head, tmp_path, d
     state = {name: tensor.astype(dtype) for name, tensor in STATE.items()}
     safetensors.numpy.save_file(state | more, tmp_path / "x.safetensors")
     before = arrays_of(head.fc)
-    pretrained.load_weights(head, "resnet18", str(tmp_path / "x.safetensors"))
+    heads.load_weights(head, "resnet18", str(tmp_path / "x.safetensors"))
     check_trunk(head, {name: tensor.astype(np.float32) for name, tensor in state.items()})
     jax.tree.map(np.testing.assert_array_equal, arrays_of(head.fc), before)
 
@@ -58,6 +58,6 @@ def test_a_unet_gets_its_encoder_from_the_hub_and_the_rest_stays_abstract(tmp_pa
     safetensors.numpy.save_file(STATE, file)
     monkeypatch.setattr(hub, "weights_file", lambda network: {"resnet18": file}[network])
     head = nnx.eval_shape(lambda: Segmenter(nnx.Rngs(0)))
-    pretrained.load_weights(head, "resnet18")
+    heads.load_weights(head, "resnet18")
     check_trunk(head.encoder)
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(head.last)))

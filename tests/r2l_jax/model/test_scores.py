@@ -107,7 +107,7 @@ def test_a_score_of_ones_own_is_a_function_of_outcomes_and_weights(tmp_path):
     left = [1 - np.average(costs[groups != group]) for group in range(7)]
     np.testing.assert_allclose(score.without_each(OUTCOME, np.ones(60), groups), left)
     with pytest.raises(InputError, match="the file of the score is not known here"):
-        scores.recorded_score(score.name, CLASSES).of_all(OUTCOME)
+        scores.recorded_score(score.name, CLASSES)(OUTCOME, WEIGHTS)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from small_runs import history, metrics, model
 
 import r2l_jax
 from r2l_jax.cli.flags import replace
-from r2l_jax.training import start, train
-from r2l_jax.training.update import GradientDescent
+from r2l_jax.training import plan, train
+from r2l_jax.training.steps import GradientDescent
 
 
 class Ascent(GradientDescent):
@@ -29,11 +29,11 @@ def test_a_finished_run_is_loaded_and_another_starts_at_its_best_epoch(base):
     assert (last.about.epoch, best.about.epoch) == (2, epoch)
     assert (last.score, best.score) == (rows[-1]["val_accuracy"], rows[epoch]["val_accuracy"])
     assert metrics(config)["best_val_loss"] == rows[epoch]["val_loss"] < rows[-1]["val_loss"]
-    raws, targets = best.dataset.samples(best.folds[0].valid_indices)
+    raws, targets = best.dataset.samples(best.folds[0].split.valid)
     losses = [-np.log(run.predict(raws)[np.arange(len(raws)), targets]).mean() for run in (last, best)]
     assert losses == pytest.approx([rows[-1]["val_loss"], rows[epoch]["val_loss"]], rel=1e-4)
     state = jax.tree.map(jnp.zeros_like, nnx.state(best.model))
-    start.provide(state, replace(config, classifier_uri=str(config.run_dir)), best.folds[0].architecture, 0)
+    plan.provide(state, replace(config, classifier_uri=str(config.run_dir)), best.folds[0].architecture, 0)
     kernel = nnx.to_pure_dict(state)["head"]["conv1"]["kernel"]
     np.testing.assert_array_equal(kernel, best.model.head.conv1.kernel[...])
     np.testing.assert_array_equal(kernel, model(config)["head.conv1.kernel"])

@@ -92,7 +92,7 @@ def test_a_stopped_group_resumes_with_the_member_that_was_stopped(recipe, member
 
 def test_a_group_predicts_with_the_mean_of_its_members(recipe, members):
     together = r2l_jax.load(recipe.run_dir)
-    raws, _ = together.dataset.samples(together.folds[0].test_indices)
+    raws, _ = together.dataset.samples(together.folds[0].split.test)
     each = [r2l_jax.load(member.run_dir).predict(raws) for member in members.values()]
     assert np.abs(each[0] - each[1]).max() > 1e-3
     np.testing.assert_array_equal(together.predict(raws), np.mean(each, axis=0))

@@ -18,8 +18,7 @@ from r2l_jax.model.tasks.classification import Classification
 from r2l_jax.training import train
 from r2l_jax.training.plan import Batches
 from r2l_jax.training.settings import PUBLISHED_OPTIMIZATION, OptimizationSettings
-from r2l_jax.training.steps import make_steps
-from r2l_jax.training.update import StepSettings
+from r2l_jax.training.steps import StepSettings, make_steps
 
 STEPS = 10
 

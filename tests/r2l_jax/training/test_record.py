@@ -9,7 +9,7 @@ import safetensors
 from small_runs import metrics
 
 from r2l_jax.errors import InputError
-from r2l_jax.model.build import Architecture
+from r2l_jax.model.raw_to_logit import Architecture
 from r2l_jax.training.record import Record, differences, members, read_record, training_id
 from r2l_jax.training.run import load
 

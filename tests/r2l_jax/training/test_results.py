@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 import isp
 from r2l_jax.model.tasks.classification import Classification
-from r2l_jax.training import results
+from r2l_jax.training import tracking
 from r2l_jax.training.tracking import Tracker
 
 TASK = Classification(("a$b$", "c"), "resnet18")
@@ -21,11 +21,11 @@ def test_curves_show_scores_in_points_by_epoch_from_1():
         {"epoch": 0, "train_accuracy": 0.25, "train_loss": 2.0, "seconds": 1.0},
         {"epoch": 1, "train_accuracy": 0.5, "val_accuracy": 0.75, "train_loss": 1.0, "val_loss": 0.5, "seconds": 1.0},
     ]
-    found = {name: lines(figure) for name, figure in results._curves(history, TASK).items()}
+    found = {name: lines(figure) for name, figure in tracking._curves(history, TASK).items()}
     chance, training = [[0, 50], [1, 50]], [[1, 25], [2, 50]]
     assert found["accuracy"] == {"validation": [[2, 75]], "training": training, "chance": chance}
     assert found["loss"] == {"validation": [[2, 0.5]], "training": [[1, 2], [2, 1]]}
-    table = results._epochs(history, "accuracy")
+    table = tracking._epochs(history, "accuracy")
     assert [[*row] for row in table.rows] == [[1, 0.25, 2.0, None, None, 1.0], [2, 0.5, 1.0, 0.75, 0.5, 1.0]]
     assert [column.name for column in table.columns][1:3] == ["train accuracy", "train loss"]
 
@@ -38,7 +38,7 @@ def test_changes_of_parameters_begin_at_the_start_and_have_the_names_of_elements
         for epoch, step in enumerate((0.5, 1.5)):
             values = {"white_balance": np.array([1 + step, 2, 3 - step]), "gamma_correct": np.array(2.2)}
             tracker.processor(values, {"white_balance": 4.0 + epoch, "gamma_correct": 0.0}, epoch)
-    found = results._processing(tmp_path, isp.parametrized(isp.CAMERAS["drone"]))
+    found = tracking._processing(tmp_path, isp.parametrized(isp.CAMERAS["drone"]))
     assert lines(found["gradient_norms"]) == {"white_balance": [[1, 4], [2, 5]]}
     if not knows_start:
         assert lines(found["parameter_white_balance"])["red"] == [[1, 0], [2, 1]]

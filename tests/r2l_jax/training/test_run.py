@@ -13,7 +13,7 @@ from r2l_jax.cli.flags import replace
 from r2l_jax.data.sets import datasets
 from r2l_jax.errors import InputError
 from r2l_jax.training.run import Run, load
-from r2l_jax.training.update import StepSettings
+from r2l_jax.training.steps import StepSettings
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def loaded(one_epoch):
 @pytest.fixture(scope="module")
 def samples(loaded):
     (fold,) = loaded
-    return fold.dataset.samples(fold.valid_indices)
+    return fold.dataset.samples(fold.split.valid)
 
 
 def test_it_predicts_as_the_run_was_validated(loaded, samples, one_epoch):

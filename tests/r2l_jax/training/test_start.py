@@ -13,11 +13,10 @@ import isp
 from r2l_jax.cli.flags import replace
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
-from r2l_jax.training import start, train
-from r2l_jax.training.plan import Plan
+from r2l_jax.training import train
+from r2l_jax.training.plan import Plan, initial_state, moments, provide
 from r2l_jax.training.run import load
-from r2l_jax.training.steps import make_steps
-from r2l_jax.training.update import StepSettings
+from r2l_jax.training.steps import StepSettings, make_steps, processor_of
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def provided(config, **origins):
     """Returns the head of a run's model after parts of it were taken from elsewhere."""
     (fold,) = load(config.run_dir)
     state = nnx.state(fold.model)
-    start.provide(state, replace(config, **origins), fold.architecture, 0)
+    provide(state, replace(config, **origins), fold.architecture, 0)
     return nnx.to_pure_dict(state)["head"]
 
 
@@ -75,7 +74,7 @@ def test_a_head_starts_from_pretrained_weights_but_for_its_last_layer(one_epoch,
 def test_running_statistics_start_at_those_of_the_images(three_classes):
     """Three updates would leave 0.9**3 of a variance of 1."""
     (fold,) = load(three_classes.run_dir)
-    raws, _ = fold.dataset.samples(fold.train_indices)
+    raws, _ = fold.dataset.samples(fold.split.train)
     images, normalizer = np.asarray(fold.model.processor(raws)), fold.model.normalizer
     np.testing.assert_allclose(normalizer.mean[...], images.mean((0, 1, 2)), rtol=0.02)
     np.testing.assert_allclose(normalizer.var[...], images.var((0, 1, 2)), rtol=0.05)
@@ -85,9 +84,7 @@ def test_statistics_do_not_depend_on_the_batch_size(base):
     dataset = datasets.load(base.data.dataset, **base.data.source)
     # Of batches of four, the last one is half full.
     made = StepSettings.of(base, dataset, 1).architecture
-    few, all_at_once = (
-        start.standardization(made.processor(), dataset, np.arange(10), batch_size=size) for size in (4, 10)
-    )
+    few, all_at_once = (moments(made.processor(), np.arange(10), dataset, size, deviations=True) for size in (4, 10))
     np.testing.assert_allclose(few, all_at_once, rtol=1e-4)
 
 
@@ -99,7 +96,7 @@ def test_statistics_of_bright_even_images_are_not_lost_to_rounding(base, batch_s
     names, labels = tuple(map(str, range(50))), np.arange(50, dtype=np.int32) % 5
     dataset = RawDataset("even", "classification", (*"abcde",), None, names, labels, lambda i: (images[i], labels[i]))
     made = StepSettings.of(replace(base, processing_mode="none"), dataset, 1).architecture
-    mean, var = start.moments(made.processor(), dataset, np.arange(3, 50), batch_size)
+    mean, var = moments(made.processor(), np.arange(3, 50), dataset, batch_size)
     some = images[3:].astype(np.float64)
     np.testing.assert_allclose(mean, some.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(var, some.var((0, 1, 2)), rtol=1e-3)
@@ -119,8 +116,8 @@ def test_a_neural_processor_is_normalized_before_a_head_with_its_own_normalizati
     head = custom_code.write(tmp_path / "own.py", OWN)
     plan = Plan(replace(base, run_name="neural", processing_mode="neural_network", classifier_network=head))
     (fold,), steps = plan.folds, make_steps(plan.steps)
-    state = start.initial_state(steps, plan.config, plan.dataset, fold, 8, jax.random.key(0))
-    normalizer = state.processor["normalizer"]
+    state = initial_state(plan, steps, fold, jax.random.key(0))
+    normalizer = processor_of(state.model)["normalizer"]
     raws = plan.dataset.samples(fold.split.train)[0].astype(np.float64)
     tiles = raws.reshape(-1, 16, 2, 16, 2).swapaxes(2, 3).reshape(-1, 4)
     colors = isp.cfa.tile(plan.dataset.camera.pattern).ravel()

@@ -12,10 +12,9 @@ from r2l_jax.data import loader
 from r2l_jax.data.sets import datasets
 from r2l_jax.devices.placement import shardings, to_devices
 from r2l_jax.errors import InputError
-from r2l_jax.model.build import unknown_statistics
+from r2l_jax.model.raw_to_logit import unknown_statistics
 from r2l_jax.training import train
-from r2l_jax.training.steps import Steps, make_steps
-from r2l_jax.training.update import GradientDescent, StepSettings, Updated
+from r2l_jax.training.steps import GradientDescent, Steps, StepSettings, Updated, make_steps
 
 
 def test_an_epoch_has_a_key_of_its_own_and_its_loss_is_the_mean_over_its_steps(base, monkeypatch):

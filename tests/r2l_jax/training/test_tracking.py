@@ -44,7 +44,7 @@ def test_gradients_are_magnitudes_of_which_the_brightest_hundredth_of_each_image
     ramp = np.linspace(-1, 0, 300).reshape(10, 10, 3)
     batch = np.stack([ramp, 1e-6 * ramp, 0 * ramp]).astype(np.float32)
     with Tracker(tmp_path, 0, save_tensors=True) as tracker:
-        tracker.gradients({"demosaic": batch}, 2)
+        tracker.images("gradients", {"demosaic": batch}, 2)
     picture, tensor = recorded(tmp_path, "gradients/0_demosaic")
     large, small, none = np.split(picture, 3, 1)
     np.testing.assert_allclose(large, 255 * np.minimum(-ramp / np.quantile(-ramp, 0.99), 1), atol=0.501)

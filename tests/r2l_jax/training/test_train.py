@@ -183,7 +183,7 @@ def test_each_fold_starts_from_its_fold_of_an_earlier_run(base, finished):
     plan = Plan(replace(base, run_name="started", n_splits=2, classifier_uri=str(earlier.run_dir)))
     for fold in plan.folds:
         made, key = steps.make_steps(plan.steps), jax.random.key(0)
-        state = train.initial_state(made, plan.config, plan.dataset, fold, plan.batches.size, key)
+        state = train.initial_state(plan, made, fold, key)
         kernel = nnx.to_pure_dict(state.model)["head"]["conv1"]["kernel"]
         np.testing.assert_array_equal(kernel, model(earlier, fold.number)["head.conv1.kernel"])
 

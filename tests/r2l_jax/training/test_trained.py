@@ -18,7 +18,7 @@ from r2l_jax.errors import InputError
 from r2l_jax.model.adaptation import adapt
 from r2l_jax.training import model_io, train
 from r2l_jax.training.run import Run, load
-from r2l_jax.training.update import GradientDescent
+from r2l_jax.training.steps import GradientDescent
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def fold(one_epoch):
 
 @pytest.fixture
 def raws(fold):
-    return fold.dataset.samples(fold.train_indices[:16])[0] / 2
+    return fold.dataset.samples(fold.split.train[:16])[0] / 2
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_an_adapted_model_is_a_run_and_a_file(fold, raws, tmp_path):
         assert loaded.about.adapted == {"drift": "half the light", "from": fold.identity}
         assert loaded.identity == run.identity != fold.identity
         (opened,) = loaded
-        np.testing.assert_array_equal(opened.train_indices, fold.train_indices)
+        np.testing.assert_array_equal(opened.split.train, fold.split.train)
         assert opened.training != fold.training
     # It says which state it holds.
     with pytest.raises(InputError, match="has no last checkpoint"):
@@ -125,7 +125,7 @@ def augmented(base):
 @pytest.mark.parametrize("checkpoint", ["best", "last"])
 def test_a_model_of_camera_augmentation_stores_statistics_of_clean_images(augmented, checkpoint):
     (fold,) = run = load(augmented, checkpoint=checkpoint)
-    images = run.render(fold.dataset.samples(fold.train_indices)[0]).astype(np.float64)
+    images = run.render(fold.dataset.samples(fold.split.train)[0]).astype(np.float64)
     assert len(images) == 32
     mean, var = fold.clean["normalizer"]
     np.testing.assert_allclose(mean, images.mean((0, 1, 2)), rtol=1e-5)
@@ -135,7 +135,7 @@ def test_a_model_of_camera_augmentation_stores_statistics_of_clean_images(augmen
 
 def test_it_is_adapted_from_them_without_its_data(augmented, tmp_path, monkeypatch):
     (fold,) = run = load(augmented)
-    raws = fold.dataset.samples(fold.train_indices[:16])[0] / 2
+    raws = fold.dataset.samples(fold.split.train[:16])[0] / 2
     wanted = adapt(fold.model, raws, fold.task, 0.0, clean=fold.clean).model(jnp.asarray(raws))
     others = adapt(fold.model, raws, fold.task, 0.0).model(jnp.asarray(raws))
     assert np.abs(wanted - others).max() > 0.01
@@ -158,7 +158,7 @@ def test_statistics_of_clean_images_that_were_not_stored_are_missed(augmented, t
     run, raws = load(tmp_path / "run"), np.random.default_rng(0).random((16, 32, 32), np.float32)
     with pytest.raises(InputError, match=r"statistics of clean images, which need a training by this version$"):
         run.adapted(raws, force=True)
-    few = [dataclasses.replace(fold, split=fold.split._replace(train=fold.train_indices[:7])) for fold in run]
+    few = [dataclasses.replace(fold, split=fold.split._replace(train=fold.split.train[:7])) for fold in run]
     assert few[0].observed() == {}
     with pytest.raises(InputError, match=r"statistics of clean images, which need at least 8 training samples, got 7$"):
         Run(few).adapted(raws, force=True)

@@ -10,9 +10,8 @@ from r2l_jax.apps.export.export import LIMIT
 from r2l_jax.apps.export.parts import parts_of
 from r2l_jax.cli.flags import build
 from r2l_jax.config import TrainConfig
-from r2l_jax.model.build import Architecture, unknown_statistics
 from r2l_jax.model.processors import Standardize
-from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.model.raw_to_logit import Architecture, RawToLogit, unknown_statistics
 from r2l_jax.model.tasks import make_task
 from tasks.resnet import BasicBlock, ResNet
 

@@ -24,7 +24,7 @@ def judging(model):
 @pytest.fixture(scope="module")
 def sample(one_epoch):
     (fold,) = load(str(one_epoch.run_dir))
-    raw, target = fold.dataset[int(fold.valid_indices[0])]
+    raw, target = fold.dataset[int(fold.split.valid[0])]
     return raw, np.asarray(target)
 
 

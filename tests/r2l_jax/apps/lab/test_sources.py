@@ -48,7 +48,7 @@ def test_a_model_takes_the_middle_of_a_file_by_its_camera(mosaic, model):
 def test_samples_are_those_of_the_validation_with_their_targets(model):
     found = sources.samples(model)
     assert len(found) == 8
-    raws, targets = model.dataset.samples(model.folds[0].valid_indices)
+    raws, targets = model.dataset.samples(model.folds[0].split.valid)
     for source, raw, target in zip(found, raws, targets, strict=True):
         frame, _ = source.read(KnownCamera())
         np.testing.assert_array_equal(frame.raw, raw)

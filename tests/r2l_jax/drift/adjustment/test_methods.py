@@ -91,7 +91,7 @@ def test_a_model_is_adapted_if_a_drift_is_noticed(config, monkeypatch, severity,
     assert found.refusal == (None if noticed else "no drift is noticed")
     assert (found.statistics is not None) == noticed
     new, clean = seen
-    trained = fold.dataset.samples(fold.train_indices)[0]
+    trained = fold.dataset.samples(fold.split.train)[0]
     assert (len(new), len(clean)) == (16, 16)
     places = [np.abs(trained - raw).mean((1, 2)).argmin() for raw in (*new, *clean)]
     assert sorted(places) == list(range(32))

@@ -54,7 +54,7 @@ def test_deviation_is_that_from_the_earlier_run_s_rendering(attacked):
     """Its mean over 8 samples, which do not fill two batches of 6."""
     config, _ = attacked
     (learned,), (fold,) = load(config.processing.processor_uri), load(config.run_dir)
-    raws, _ = fold.dataset.samples(fold.valid_indices)
+    raws, _ = fold.dataset.samples(fold.split.valid)
     away = deviation(fold.model.processor(raws), learned.model.processor(raws), "ssim")
     row = history(config)[metrics(config)["best_epoch"]]
     assert row["val_deviation"] == pytest.approx(float(away), rel=1e-4)
