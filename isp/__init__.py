@@ -7,9 +7,10 @@ and the makers in `stages` build others. Each stage is a plain function of array
 
 A raw image, or mosaic, is an array `(..., H, W)` with one color per site and an even height and width. An image is
 `(..., H, W, 3)`. Both may have any number of leading batch axes. Both are floating point with white at 1. Functions
-raise a ValueError for anything else and for unknown color patterns. Functions do not clip unless they say so, and
-`jax.jit`, `jax.grad` and `jax.vmap` apply to all of them. NaN sites raise no error: they make all sites NaN that are
-computed from them, unless `repair.defects` comes first.
+raise a ValueError for anything else, for unknown color patterns and for arguments outside of the ranges that they
+state; a traced value cannot be compared, so it passes. Functions do not clip unless they say so, and `jax.jit`,
+`jax.grad` and `jax.vmap` apply to all of them. NaN sites raise no error: they make all sites NaN that are computed from
+them, unless `repair.defects` comes first.
 
 Argument names mean the same everywhere: `raw` is a raw image, `rgb` an image, `pattern` the colors of a tile (see
 `cfa`), `camera` a `Camera`, `key` a random key, and `size` the odd side of a window in pixels. By default, windows

@@ -33,14 +33,11 @@ _LONGEST = 16
 
 
 def tile(pattern: str) -> Int[np.ndarray, "rows cols"]:
-    """Finds the channel that each site of a tile sees.
+    """Finds the channel that each site of a tile sees; an unknown pattern raises a ValueError.
 
     Returns:
         The channels of the smallest tile that repeats: 0 red, 1 green, 2 blue. A sensor without color filters has the
         single channel 0.
-
-    Raises:
-        ValueError: The pattern is unknown.
 
     Example:
         >>> isp.cfa.tile("RGGB")
@@ -151,10 +148,8 @@ def black_levels(
     """Looks up the black level of every site of a mosaic.
 
     Args:
-        black_level: The levels, of the shape that `black_level_shape` returns for the pattern.
-
-    Raises:
-        ValueError: `black_level` does not have this shape.
+        black_level: The levels, of the shape that `black_level_shape` returns for the pattern; others raise
+            a ValueError.
     """
     _check_levels(black_level, pattern)
     if is_bayer(pattern):
@@ -195,11 +190,9 @@ def subtract_black_level(
 
     Args:
         black_level: One level per site of a Bayer tile, in CFA order; or, for other arrays, one level per color.
+            Other shapes raise a ValueError.
         pattern: The colors of a tile, see the module. All Bayer patterns give the same result.
         rescale: Whether to divide by 1 - black_level, so that white stays at 1. The pipelines of the study do not.
-
-    Raises:
-        ValueError: `black_level` does not have the shape of `black_level_shape`.
 
     Example:
         >>> isp.cfa.subtract_black_level(jnp.ones((2, 4)), jnp.array([0.25, 0.5, 0.5, 0.75]))
@@ -259,11 +252,8 @@ def mosaic(rgb: Float[Array, "*batch height width 3"], pattern: str = "RGGB") ->
     """Samples an image as a sensor does: each site keeps only the color that it sees.
 
     Args:
-        rgb: Images `(..., H, W, 3)` with even H and W.
+        rgb: Images `(..., H, W, 3)` with even H and W; others raise a ValueError.
         pattern: The colors of a tile, see the module. A site without a color filter sees the mean of the channels.
-
-    Raises:
-        ValueError: `rgb` has an odd side.
     """
     tile(pattern)  # Rejects an unknown pattern.
     check_image(rgb)

@@ -74,10 +74,7 @@ def bilinear(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "
     """Demosaics bilinearly: each missing color is the mean of its nearest sites.
 
     Equals colour-demosaicing's `demosaicing_CFA_Bayer_bilinear`, which repeats the border of the zero-filled planes.
-    (`interpolate` mirrors the border instead.)
-
-    Raises:
-        ValueError: The pattern is not a Bayer pattern.
+    (`interpolate` mirrors the border instead.) Patterns other than Bayer patterns raise a ValueError.
     """
     cfa.check_mosaic(raw)
     check_bayer(pattern)
@@ -95,14 +92,12 @@ def malvar2004(
     Adds to the bilinear interpolation a share of the Laplacian of the site's color: H. S. Malvar, L. He and R. Cutler,
     "High-quality linear interpolation for demosaicing of Bayer-patterned color images", ICASSP (2004). Equals
     colour-demosaicing's `demosaicing_CFA_Bayer_Malvar2004`, borders included: the outermost sites are repeated beyond
-    the border, and treated as the color that the pattern has there.
+    the border, and treated as the color that the pattern has there. Patterns other than Bayer patterns raise a
+    ValueError.
 
     Args:
         border: The extension beyond the border: "symmetric" as above; "mirror", which keeps the mosaic's colors in
             place and leaves no colored dots along the border; or "zero".
-
-    Raises:
-        ValueError: The pattern is not a Bayer pattern.
     """
     cfa.check_mosaic(raw)
     check_bayer(pattern)
@@ -124,13 +119,11 @@ def menon2007(
     Equals colour-demosaicing's `demosaicing_CFA_Bayer_Menon2007`, borders included, except for rounding. Here, its
     chain of masked interpolations is reduced algebraically to a few filters.
 
-    The decisions are piecewise constant, so only the interpolations have a gradient.
+    The decisions are piecewise constant, so only the interpolations have a gradient. Patterns other than Bayer patterns
+    raise a ValueError.
 
     Args:
         refine: Whether to smooth the differences along the decided directions at the end (the paper's refining step).
-
-    Raises:
-        ValueError: The pattern is not a Bayer pattern.
 
     Example:
         A vertical edge between two grays stays sharp and free of color.
@@ -287,10 +280,7 @@ def binned(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*b
 
     Returns:
         Images `(..., H / n, W / n, 3)`, where n is `bin_side(pattern)`. Rows and columns that do not fill a block are
-        dropped at the bottom and at the right.
-
-    Raises:
-        ValueError: `raw` is smaller than a block.
+        dropped at the bottom and at the right; a mosaic smaller than a block raises a ValueError.
 
     Example:
         >>> isp.demosaic.binned(jnp.array([[0.25, 0.5], [1.0, 0.125]]))

@@ -94,11 +94,8 @@ def median_denoising(
     Forward-mode derivatives do not work.
 
     Args:
-        size: The side of the windows, odd. Only 3 and 5 are fast, because each comparison of a window's pixels is
-            compiled separately.
-
-    Raises:
-        ValueError: `size` is not odd.
+        size: The side of the windows, odd; others raise a ValueError. Only 3 and 5 are fast, because each comparison of
+            a window's pixels is compiled separately.
     """
     checks.check_size(size)
     return color.replace_luma(rgb, lambda luma: window_median(luma, size))

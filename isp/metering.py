@@ -204,7 +204,7 @@ def auto_white_balance(
     """Multiplies the red and blue sites of each raw image by gains that bring its colors to a neutral color.
 
     Green stays unchanged. The gains are between 1/100 and 100. A color without light keeps a gain of 1, as do all
-    colors if green has no light.
+    colors if green has no light. A sensor without color filters raises a ValueError.
 
     Args:
         neutral: The levels of red, green and blue that count as neutral, up to a factor, such as the reciprocals of the
@@ -213,9 +213,6 @@ def auto_white_balance(
         share: The share of the gains in stops: 0 leaves images unchanged, 1 reaches the neutral color.
         keeps_white: As for `auto_exposure`.
         frame: As for `auto_exposure`.
-
-    Raises:
-        ValueError: The sensor has no color filters.
 
     Example:
         >>> raw = jnp.array([[0.2, 0.4], [0.4, 0.8]])

@@ -177,10 +177,7 @@ class Parameter:
 
         Args:
             name: The parameter's name. It is the element name of a single number.
-            shape: The shape of the value.
-
-        Raises:
-            ValueError: `labels` do not name the elements of this shape.
+            shape: The shape of the value. Labels that do not fit it raise a ValueError.
 
         Example:
             >>> isp.Parameter((2.0, 1.0), labels=("red", "green")).element_names("gain", (2,))

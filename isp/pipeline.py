@@ -83,16 +83,13 @@ class Pipeline(nnx.Module):
         """Processes raw images like a call, and keeps the image after each stage.
 
         Args:
-            perturbations: Images to add to the results of stages, by stage name. The gradient with respect to a
-                perturbation of zero is the gradient with respect to the image after the stage, so one backward pass
-                gives the gradients for all stages.
+            perturbations: Images to add to the results of stages, by stage name; others raise a ValueError. The
+                gradient with respect to a perturbation of zero is the gradient with respect to the image after the
+                stage, so one backward pass gives the gradients for all stages.
 
         Returns:
             The final image `(..., H, W, 3)`, and a dict from the names of the stages, in order, to the images after
             them. Before demosaicing, these are mosaics.
-
-        Raises:
-            ValueError: A perturbation is not named after a stage.
         """
         perturbations = dict(perturbations or {})
         if unknown := sorted(set(perturbations) - set(self.stage_names)):
@@ -119,11 +116,9 @@ class Pipeline(nnx.Module):
         """Returns a pipeline with the same stages and other values of some parameters.
 
         Args:
-            values: Values by the name of a parameter, in its shape; they become float32, and may be traced. For other
-                values for each image, map over pairs of values and raw images with `jax.vmap`.
-
-        Raises:
-            ValueError: A name is unknown, or a value has another shape.
+            values: Values by the name of a parameter, in its shape; they become float32, and may be traced. Other names
+                and shapes raise a ValueError. For other values for each image, map over pairs of values and raw images
+                with `jax.vmap`.
 
         Example:
             >>> pipeline = isp.parametrized(isp.CAMERAS["drone"]).with_values({"gamma_correct": 1.8})
@@ -144,12 +139,11 @@ class Pipeline(nnx.Module):
     def inserted(self, stage: Stage, *, after: str | None = None, before: str | None = None) -> "Pipeline":
         """Returns a pipeline with one more stage; other parameters keep their values.
 
+        Unless exactly one place is named, and a stage there exists, a ValueError is raised.
+
         Args:
             after: The name of the stage to put it after.
             before: The name of the stage to put it before, if `after` is not given.
-
-        Raises:
-            ValueError: Both or none of `after` and `before` are given, or there is no stage of this name.
 
         Example:
             >>> stage = isp.Stage("median", isp.denoise.median_denoising, options={"size": 3})

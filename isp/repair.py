@@ -38,13 +38,11 @@ def defects(
         threshold: The difference, in fractions of white, up to which a site stays unchanged. It can be learned if there
             is a `softness`.
         softness: The difference beyond the threshold, in fractions of white, over which the median gradually replaces
-            the site. If None, the replacement is abrupt, and the gradient for the threshold is zero.
+            the site; 0 and less raise a ValueError. If None, the replacement is abrupt, and the gradient for the
+            threshold is zero.
         isolated_only: Whether a site must differ by more than the threshold from each of the eight nearest sites of its
             color (more if several are equally near), and not only from the median. This spares lines that are one site
             wide, but also leaves adjacent defects.
-
-    Raises:
-        ValueError: `softness` is not positive.
 
     Example:
         >>> raw = np.full((8, 8), 0.25, np.float32)

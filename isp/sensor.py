@@ -74,13 +74,11 @@ def expose_sites(
             Negative light counts as darkness.
         exposure: A factor on the light, as of a shutter or a lamp. Below 1, it leaves headroom for light that would
             otherwise exceed the full well.
-        full_well: As in `isp.Camera`, like `read_noise` and `bits`. If None, the camera's, see `noise_of`.
+        full_well: As in `isp.Camera`, like `read_noise` and `bits`; other numbers of bits raise a ValueError. If None,
+            the camera's, see `noise_of`.
 
     Returns:
         The raw image `(..., H, W)` in [0, 1], in multiples of 1 / (2 ** bits - 1).
-
-    Raises:
-        ValueError: `bits` is not from 1 to 16.
     """
     noise = noise_of(camera)
     full_well = noise.full_well if full_well is None else full_well

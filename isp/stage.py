@@ -98,10 +98,7 @@ def local(distance: int | Callable[..., int | None]) -> Callable[[Function], Fun
     Args:
         distance: How many rows or columns away a pixel can influence the result, such as 0 for a function that treats
             each pixel separately, or 2 for a window of 5x5 pixels. It may be a function of the stage's parameters and
-            options, which returns None if the stage needs the whole image.
-
-    Raises:
-        ValueError: `distance` is neither a function nor a whole number of at least 0.
+            options, which returns None if the stage needs the whole image. Anything else raises a ValueError.
 
     Example:
         >>> @isp.local(1)

@@ -145,10 +145,8 @@ def white_balance(camera: Camera, highlights: color.Mode | None = "clip") -> Sta
     """Makes the stage `white_balance` for images, which applies the gains and makes saturated pixels neutral.
 
     Args:
-        highlights: "clip" or "desaturate"; see `isp.color.highlights`. None leaves saturated pixels colored.
-
-    Raises:
-        ValueError: A gain is negative, so it is not the level at which a color saturates.
+        highlights: "clip" or "desaturate"; see `isp.color.highlights`. None leaves saturated pixels colored; otherwise,
+            negative gains raise a ValueError.
     """
     _check_gains(camera, highlights is not None)
     return Stage("white_balance", steps.balance, camera.parameters("white_balance"), {"mode": highlights})
@@ -158,10 +156,8 @@ def mosaic_white_balance(camera: Camera, clip: bool = True) -> Stage:
     """Makes the stage `white_balance` for raw images, which applies the gains before demosaicing.
 
     Args:
-        clip: Whether to clip at the smallest gain, which makes saturated areas white.
-
-    Raises:
-        ValueError: A gain is negative, so it is not the level at which a color saturates.
+        clip: Whether to clip at the smallest gain, which makes saturated areas white; negative gains then raise a
+            ValueError.
     """
     _check_gains(camera, clip)
     options = {"pattern": camera.pattern, "clip": clip}
@@ -237,10 +233,7 @@ def curve(segments: int = 4) -> Stage:
     """Makes the stage `curve` for images, a tone curve that rises everywhere.
 
     Its straight segments start with equal rises, which change nothing. Four segments are named shadows, darks, lights
-    and highlights.
-
-    Raises:
-        ValueError: `segments` is below 1.
+    and highlights. Less than one segment raises a ValueError.
     """
     if segments < 1:
         raise ValueError(f"segments must be at least 1, got {segments}")

@@ -60,10 +60,7 @@ def curve(
     segment continue beyond [0, 1].
 
     Args:
-        rises: The logarithms of the segments' rises, up to a common constant.
-
-    Raises:
-        ValueError: `rises` is no vector, or empty.
+        rises: The logarithms of the segments' rises, up to a common constant; a ValueError refuses all but vectors.
 
     Example:
         The lower half of the range takes up three quarters of it.

@@ -22,10 +22,8 @@ def check_invertible(camera: Camera) -> None:
 def to_camera(rgb: Float[Array, "*batch height width 3"], camera: Camera) -> Float[Array, "*batch height width 3"]:
     """Converts linear sRGB to linear camera RGB: undoes the color matrix and the white balance.
 
-    Colors outside the camera's gamut are negative, since nothing is clipped.
-
-    Raises:
-        ValueError: The color matrix has no inverse in float32.
+    Colors outside the camera's gamut are negative, since nothing is clipped. A matrix without an inverse in float32
+    raises a ValueError.
     """
     check_invertible(camera)
     # Matrices of half precision cannot be inverted.
@@ -55,10 +53,8 @@ def unprocess(
 
     Returns:
         The raw images `(..., H, W)`. Nothing is clipped: bright colors may exceed the white level of 1 (where a gain is
-        1, white exceeds it by the black level), and colors outside the camera's gamut may lie below black.
-
-    Raises:
-        ValueError: The color matrix has no inverse in float32.
+        1, white exceeds it by the black level), and colors outside the camera's gamut may lie below black. A color
+        matrix without an inverse in float32 raises a ValueError.
 
     Example:
         >>> camera = isp.CAMERAS["drone"]
