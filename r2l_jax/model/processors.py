@@ -124,7 +124,7 @@ def half_size(camera: isp.Camera | None) -> isp.Pipeline | Unprocessed:
     """Makes a processor with one RGB pixel for each 2x2 tile; without a camera, one that keeps processed images."""
     if camera is None:
         return Unprocessed()
-    return isp.Pipeline([isp.Stage("demosaic", isp.demosaic.binned, options={"pattern": camera.pattern})])
+    return isp.Pipeline([isp.stages.binned(camera.pattern, name="demosaic")])
 
 
 # Mean and variance by channel, `(C,)` each.

@@ -72,7 +72,7 @@ def test_training_on_arrays_keeps_patients_together(run, data):
 
 def test_evaluating_measures_the_test_samples_of_the_data_at_hand(run, data):
     found = r2l_jax.evaluate(run, against="exposures", exposures=0.5)
-    tested = run.folds[0].test_indices
+    tested = run.folds[0].split.test
     raws, labels = data.samples(tested)
     clean = (run.predict(raws).argmax(-1) == labels).mean()
     assert found.tables["drops"].numbers("accuracy")["clean"] == pytest.approx(clean)
@@ -134,7 +134,7 @@ def test_adapting_to_an_array_returns_a_model_that_every_control_takes(run, data
 
 
 def accuracy_of_tested(model, data):
-    raws, labels = data.samples(model.folds[0].test_indices)
+    raws, labels = data.samples(model.folds[0].split.test)
     return float((model.predict(raws).argmax(-1) == labels).mean())
 
 
