@@ -136,9 +136,9 @@ class Architecture:
     @property
     def measures_normalization(self) -> bool:
         """Whether the statistics of the normalization come from the data, not from the head."""
-        return self.task.custom is None or not isinstance(
-            made_once(self.task.custom, self.task.outputs), NormalizedHead
-        )
+        custom = self.task.custom
+        head = custom and made_once(custom, self.task.outputs)
+        return not isinstance(head, NormalizedHead)
 
     def check_head(self) -> None:
         """Raises an InputError unless a custom head takes the images and makes the task's logits."""

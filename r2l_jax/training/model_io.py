@@ -305,7 +305,7 @@ def _opened(
     graph, state = nnx.split(architecture.abstract())
     restore(state, arrays, PARTS, where)
     trained = Trained(folder, about, config, about.split, nnx.merge(graph, state), clean)
-    if identity not in (None, trained.identity):
+    if identity is not None and identity != trained.identity:
         raise InputError(f"{where} is damaged: its arrays do not match their hash")
     return trained
 
