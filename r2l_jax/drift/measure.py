@@ -240,8 +240,36 @@ def by_member(blocks: Iterable[Outcomes]) -> dict[str, list[tuple[str, Outcomes]
     return found
 
 
-def tested(uri: str, code: tuple[str, ...]) -> str | None:
-    """Scores a run, or the members of a group, on its test samples: a line with the 95% confidence interval.
+class Tested(NamedTuple):
+    """The score of a run, or the mean of a group's, on test samples, with its 95% confidence interval.
+
+    Attributes:
+        name: the name of the score.
+        value: the estimate; `low` and `high` bound the interval.
+        samples: the number of test samples, in so many `groups` that depend on each other.
+        seeds: the number of members.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    samples: int
+    groups: int
+    seeds: int
+
+    @property
+    def line(self) -> str:
+        """The line that training ends with."""
+        value, low, high = map(points, (self.value, self.low, self.high))
+        of = f"mean of {self.seeds} seeds, " if self.seeds > 1 else ""
+        drawn = statistics.drawn(self.samples, self.groups, "test")
+        title = f"test {self.name}:".ljust(22)
+        return f"{title}{value} (95% confidence interval: {low} to {high}; {of}{drawn}, best checkpoint)"
+
+
+def tested(uri: str, code: tuple[str, ...]) -> Tested | None:
+    """Scores a run, or the members of a group, on its test samples.
 
     Returns None if there are fewer than two groups of test samples, or if folds or members have different ones.
 
@@ -256,12 +284,9 @@ def tested(uri: str, code: tuple[str, ...]) -> str | None:
         return None
     found = measure({trained.name: Model(trained.fold.model) for trained in folds}, [CLEAN], Samples.of(fold))
     outcomes = np.stack([over_folds(folds) for folds in by_member([found]).values()])
-    several = len(outcomes) > 1
-    score, low, high = map(points, statistics.bounded(outcomes, "recipe" if several else "model", found.scoring.bounds))
-    of = f"mean of {len(outcomes)} seeds, " if several else ""
-    title = f"test {fold.task.score.name}:".ljust(22)
-    drawn = statistics.drawn(len(fold.split.test), groups, "test")
-    return f"{title}{score} (95% confidence interval: {low} to {high}; {of}{drawn}, best checkpoint)"
+    about = "recipe" if len(outcomes) > 1 else "model"
+    interval = statistics.bounded(outcomes, about, found.scoring.bounds)
+    return Tested(fold.task.score.name, *map(float, interval), len(fold.split.test), groups, len(outcomes))
 
 
 def measure(

@@ -44,7 +44,9 @@ def main(config: TrainingProgram) -> None:
     from r2l_jax.devices.hosts import initialize
     from r2l_jax.drift import measure
     from r2l_jax.drift.forensics import attack
+    from r2l_jax.results.files import write_json
     from r2l_jax.training import group, train
+    from r2l_jax.training.model_io import TEST
 
     initialize(config.hosts.host_timeout, config.hosts.multi_host)
     jobs.prepare(config.group.scheduler)
@@ -55,5 +57,6 @@ def main(config: TrainingProgram) -> None:
         train.run(config.training, rule)
     # Test samples are measured on one host; after training on several, evaluate.py measures them.
     measures = config.training.tracking.log_model and jax.process_count() == 1
-    if measures and (line := measure.tested(str(config.training.run_dir), config.training.code)):
-        print(line)
+    if measures and (found := measure.tested(str(config.training.run_dir), config.training.code)):
+        write_json(config.training.run_dir / TEST, found._asdict())
+        print(found.line)

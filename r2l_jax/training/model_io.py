@@ -59,6 +59,9 @@ NAME = "model.safetensors"
 # The statistics of clean images in the checkpoints of a fold that was trained with camera augmentation.
 CLEAN = "clean.safetensors"
 
+# The score on test samples, with its interval, in the folder of a run or a group.
+TEST = "test.json"
+
 _FORMAT = "r2l_jax 2"
 
 # The parts of a model.

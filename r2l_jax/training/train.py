@@ -26,7 +26,7 @@ from r2l_jax.model.heads import has_gradient
 from r2l_jax.results.files import EVENTS, check_output_folder, write_json, write_safetensors
 from r2l_jax.results.locks import writing_to
 from r2l_jax.training.checkpoint import Checkpoints, Quality, drop_optimizer
-from r2l_jax.training.model_io import CLEAN, NAME, PARTS, Trained, named, restore, stored
+from r2l_jax.training.model_io import CLEAN, NAME, PARTS, TEST, Trained, named, restore, stored
 from r2l_jax.training.plan import Plan, initial_state
 from r2l_jax.training.record import Fold, Record, fold_folders, read_record, seed_folders
 from r2l_jax.training.steps import GradientDescent, Steps, TrainState, make_steps, processor_of
@@ -75,7 +75,8 @@ def _remove(run_dir: pathlib.Path) -> None:
         if any(any(fold.glob(pattern)) for pattern in ("metrics.json", "checkpoints", EVENTS)):
             with writing_to(fold):
                 shutil.rmtree(fold)
-    (run_dir / "summary.json").unlink(missing_ok=True)
+    for name in ("summary.json", TEST):
+        (run_dir / name).unlink(missing_ok=True)
 
 
 def _summary(steps: Steps, results: Sequence[Numbers]) -> Numbers:

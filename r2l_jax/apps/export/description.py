@@ -1,5 +1,6 @@
 """The description of an exported model, model.json, and the camera that its processing has learned."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from r2l_jax.apps.export.parts import Part
 from r2l_jax.drift.limits import stated
 from r2l_jax.model.processors import Standardize
 from r2l_jax.pipelines import camera_with, metering_of
-from r2l_jax.training.model_io import Trained
+from r2l_jax.training.model_io import TEST, Trained
 from r2l_jax.training.run import Run
 
 # How an export sets its exposure and white balance, by whether the model was trained on parts of frames.
@@ -38,14 +39,15 @@ def described(model: Run, parts: Mapping[str, Part]) -> dict[str, Any]:
 
 def _trained(fold: Trained) -> dict[str, Any]:
     """Describes the training of one model, in which the models of an ensemble differ."""
-    layer = fold.model.normalizer
+    layer, test = fold.model.normalizer, fold.folder.parent / TEST
     deviation = layer.std[...] if isinstance(layer, Standardize) else jnp.sqrt(layer.var[...] + layer.epsilon)
     return {
         "identity": fold.identity,
         "run": fold.config.tracking.run_name,
         "fold": fold.number,
         "epoch": fold.about.epoch,
-        "score": {"name": fold.task.score.name, "value": fold.about.score},
+        "score": {"name": fold.task.score.name, "value": fold.about.score, "samples": "validation"},
+        **({"test": json.loads(test.read_text())} if test.exists() and not fold.about.adapted else {}),
         # These normalize the head's images, per channel.
         "normalization": {"mean": layer.mean[...].tolist(), "standard_deviation": deviation.tolist()},
     }

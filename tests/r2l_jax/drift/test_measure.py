@@ -270,5 +270,10 @@ def test_a_training_ends_with_the_score_of_its_test_samples(base, one_epoch, tmp
         )
 
     assert ended.stdout.splitlines()[-1] == said(each, "recipe", "mean of 2 seeds, ")
-    assert measure.tested(str(folders[0]), ()) == said(each[:1], "model", "")
+    tested = measure.tested(str(folders[0]), ())
+    assert tested is not None
+    assert tested.line == said(each[:1], "model", "")
+    written = json.loads((tmp_path / "experiment/group/test.json").read_text())
+    assert written["value"] == pytest.approx(each.mean())
+    assert [written[name] for name in ("name", "samples", "groups", "seeds")] == ["accuracy", 20, 20, 2]
     assert measure.tested(str(one_epoch.run_dir), ()) is None

@@ -51,7 +51,10 @@ def description(output):
 def test_model_json_describes_the_model_and_its_files(model, exported):
     about = description(exported)
     assert about["identity"] == model.identity
-    assert (about["classes"], about["score"]) == ([*model.classes], {"name": "accuracy", "value": model.score})
+    assert (about["classes"], about["score"]) == (
+        [*model.classes],
+        {"name": "accuracy", "value": model.score, "samples": "validation"},
+    )
     assert about["raw"]["pattern"] == "RGGB"
     assert "white_level" not in about["raw"]
     fold = dataclasses.replace(model.folds[0], about=msgspec.structs.replace(model.about, white_level=1023.0))
