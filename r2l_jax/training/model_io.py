@@ -223,6 +223,21 @@ class Trained:
         changes = {"config": config, "model": model, "stored_clean": clean, "adaptation": adaptation}
         return dataclasses.replace(self, about=msgspec.structs.replace(self.about, **changed), **changes)
 
+    def without_paths(self) -> "Trained":
+        """Returns the model without the absolute paths of its maker's files, of which only the names are kept."""
+
+        def shared(value: Any) -> Any:
+            return pathlib.Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
+
+        def named(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: shared(value) for name, value in values.items()}
+
+        code = {flag: dataclasses.replace(each, file=shared(each.file)) for flag, each in self.about.code.items()}
+        changed = {"flags": named(self.about.flags), "code": code}
+        changed |= {"adapted": named(self.about.adapted)} if self.about.adapted else {}
+        about = msgspec.structs.replace(self.about, **changed)
+        return dataclasses.replace(self, about=about)
+
     def write(self, target: pathlib.Path) -> None:
         """Writes the model to one file: its record, its arrays, and its identity."""
         header = {"format": _FORMAT, "about": json.dumps(self.about.header), "identity": self.identity}

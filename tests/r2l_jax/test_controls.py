@@ -172,9 +172,9 @@ def test_pictures_of_arrays_are_written(data, tmp_path):
     ("call", "error", "message"),
     [
         (
-            lambda run: r2l_jax.evaluate(run, agains="sensor"),
+            lambda run: r2l_jax.evaluate(run, exposure=0.5),
             TypeError,
-            "unexpected argument `agains`; did you mean",
+            "unexpected argument `exposure`; did you mean `exposures`",
         ),
         (
             lambda run: r2l_jax.evaluate(run, against="sensors"),

@@ -102,7 +102,7 @@ def export_model(
                     of_kind = {"file": outcome.file, "difference": outcome.difference}
                     about["parts"][part.name]["files"][kind] = of_kind
         if "safetensors" in wanted:
-            model.folds[0].write(output / model_io.NAME)
+            model.folds[0].without_paths().write(output / model_io.NAME)
             outcomes.append(Outcome(model_io.NAME))
         if "camera" in wanted and camera is not None:
             _write_text(output / CAMERA, f"{camera.to_json()}\n")

@@ -116,7 +116,8 @@ def _model(fold: Trained, drift: Case) -> RawToLogit:
 def _other_data(config: AdjustmentConfig, fold: Trained) -> RawDataset:
     """Loads the data of --drifted_data_dir, which must have the classes and the pattern of the run's data."""
     name, source = config.drifted_data_dir, fold.config.data.source
-    reference = Reference(cases.camera_of(fold.dataset), fold.cameras)
+    assert fold.camera is not None
+    reference = Reference(fold.camera, fold.cameras)
     if name is not None and name.startswith(IN_MEMORY):
         dataset = datasets.load(name)
         check_fits(dataset, fold)

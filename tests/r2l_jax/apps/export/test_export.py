@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import pathlib
 import subprocess
 import sys
 from unittest.mock import Mock
@@ -93,6 +94,9 @@ def test_a_shipped_isp_can_be_tuned(model, raws, tmp_path):
 
 def test_the_file_and_the_camera_are_those_of_the_model_and_are_not_overwritten(model, raws, exported):
     assert r2l_jax.load(exported / "model.safetensors").identity == model.identity
+    assert pathlib.Path(model.config.tracking.logdir).is_absolute()
+    for name in ("model.safetensors", "model.json"):
+        assert model.config.tracking.logdir.encode() not in (exported / name).read_bytes()
     camera = read_camera_file(exported / "camera.json")
     np.testing.assert_allclose(camera.white_balance, model.pipeline.white_balance[...], rtol=1e-6)
     np.testing.assert_allclose(camera.black_level, model.pipeline.black_level[...], rtol=1e-6)
