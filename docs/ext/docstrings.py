@@ -50,6 +50,12 @@ def _marked(match: re.Match[str]) -> str:
     return match.group() if _NAME.fullmatch(match[1]) else f"``{match[1]}``"
 
 
+def cut_settings(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Leaves the settings of a control out of its docstring, in place: the pages of settings describe them."""
+    if name.startswith("r2l_jax.controls.") and "Settings:" in lines:
+        del lines[lines.index("Settings:") :]
+
+
 def list_settings(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Adds the help of its flags to the docstring of the settings dataclass that declares them, in place."""
     if inspect.isclass(obj) and issubclass(obj, Settings) and obj is not Settings:
@@ -87,6 +93,7 @@ def skip_aliases(app: Sphinx, what: str, name: str, obj: object, skip: bool, opt
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connects the functions."""
+    app.connect("autodoc-process-docstring", cut_settings, priority=300)
     app.connect("autodoc-process-docstring", mark_code, priority=400)  # before Napoleon
     app.connect("autodoc-process-docstring", restore_colons)
     app.connect("autodoc-process-docstring", list_settings)

@@ -45,6 +45,11 @@ class Bar(tqdm):  # pyright: ignore[reportGeneralTypeIssues]  # one of two class
         self._prints = not off and self.disable
         self._title, self._unit, self._done = desc, unit, initial
 
+    def say(self, line: str) -> None:
+        """Prints a line to stderr above the bar, unless progress is hidden."""
+        if not _hidden:
+            self.write(line, file=sys.stderr)
+
     def update(self, n: float | None = 1) -> bool | None:
         """Moves the bar, or prints a line if the latest one of any bar is old."""
         self._done += n or 0

@@ -413,6 +413,10 @@ def _backward(network: TorchNetwork, images: Array, cotangent: Array) -> tuple[A
     return (of_images(network.gradient, shape, (images, 3), (cotangent, cotangent.ndim - 1)),)
 
 
-# Computes the logits `(B, C)` or `(B, C, H, W)` of a network for normalized images, with a gradient for the images.
-logits_of = jax.custom_vjp(_plain, nondiff_argnums=(0,))
-logits_of.defvjp(_forward, _backward)
+_logits = jax.custom_vjp(_plain, nondiff_argnums=(0,))
+_logits.defvjp(_forward, _backward)
+
+
+def logits_of(network: HostNetwork, images: Float[Array, "batch 3 height width"]) -> Float[Array, "batch classes ..."]:
+    """Computes the logits `(B, C)` or `(B, C, H, W)` of normalized images, with a gradient for the images."""
+    return _logits(network, images)

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import pathlib
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -234,7 +233,7 @@ class FoldTraining:
         """Prints the line of an epoch to stderr, above the progress bar if there is one."""
         if is_first():
             line = epoch_line(row, self.optimization.epochs, self.task.score.name, self._best is row)
-            bar.write(line, file=sys.stderr)
+            bar.say(line)
 
     def _final(self, state: TrainState) -> Numbers:
         """Returns the numbers of the last and the best epoch, and of each class."""

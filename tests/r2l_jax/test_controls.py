@@ -43,10 +43,10 @@ def data():
 
 @pytest.fixture(scope="module")
 def run(data, small_heads, tmp_path_factory):
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        made = r2l_jax.train(data, test_size=0.25, logdir=tmp_path_factory.mktemp("runs"), lr=3e-3, **QUICK)
-    assert not printed.getvalue()
+    printed = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed[0]), contextlib.redirect_stderr(printed[1]):
+        made = r2l_jax.train(data, test_size=0.25, logdir=tmp_path_factory.mktemp("runs"), lr=3e-3, progress=False, **QUICK)
+    assert [each.getvalue() for each in printed] == ["", ""]
     return made
 
 
