@@ -18,7 +18,14 @@ from r2l_jax.errors import InputError
 CAMERA = isp.Camera(
     black_level=(0.1,) * 4, white_balance=(1.0, 1.0, 1.0), color_matrix=((1, 0, 0), (0, 1, 0), (0, 0, 1))
 )
-QUICK = {"epochs": 2, "batch_size": 8, "augmentation": "none", "auto": "none", "camera_augmentation": "none"}
+QUICK = {
+    "epochs": 2,
+    "lr": 3e-3,
+    "batch_size": 8,
+    "augmentation": "none",
+    "auto": "none",
+    "camera_augmentation": "none",
+}
 
 
 def arrays(count=128, seed=0, light=1.0):
@@ -45,7 +52,7 @@ def data():
 def run(data, small_heads, tmp_path_factory):
     printed = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(printed[0]), contextlib.redirect_stderr(printed[1]):
-        made = r2l_jax.train(data, test_size=0.25, logdir=tmp_path_factory.mktemp("runs"), lr=3e-3, progress=False, **QUICK)
+        made = r2l_jax.train(data, test_size=0.25, logdir=tmp_path_factory.mktemp("runs"), progress=False, **QUICK)
     assert [each.getvalue() for each in printed] == ["", ""]
     return made
 

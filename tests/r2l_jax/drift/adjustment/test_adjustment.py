@@ -100,7 +100,7 @@ def test_results_are_found_again_and_printed(config, found, capsys, monkeypatch)
     assert "\n95% confidence intervals about the model (8 validation samples)\n" in printed
     assert over_all.metadata["verdict"] == ["Adjustment to an exposure of 0.25 recovers 12 to 88 points."]
     assert over_all.metadata["scores"]["light=0.25"]["before"] == [0.5]
-    assert {name: path.exists() for name, path in of_fold.figures.items()} == {"curves": True, "pictures": True}
+    assert {name: each.file.exists() for name, each in of_fold.figures.items()} == {"curves": True, "pictures": True}
     own, drifted = unpacked_blocks(of_fold.outcomes)
     for outcomes, row, right in ((own, "clean", np.ones(8)), (drifted, "nothing", ~BRIGHT[:8])):
         np.testing.assert_array_equal(outcomes.samples, np.arange(8))
