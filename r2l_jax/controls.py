@@ -17,7 +17,7 @@ import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from r2l_jax.cli import progress as bars
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["adapt", "evaluate", "export", "forensics", "monitor", "report", "synthesize", "train"]
 
 # Arguments where help texts name flags.
-_QUOTED = r"`\1`"
+_FLAG, _QUOTED = re.compile(r"--([a-z]\w*)"), r"`\1`"
 
 # What a caller may give as a run, and as data.
 AnyRun = Any
@@ -77,7 +77,7 @@ def _control(settings: type, *own: str) -> Callable[[Callable], Callable]:
             ),
         ]
         call.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
-        lines = [f"    {leaf.name}: {re.sub('--([a-z]+)', _QUOTED, leaf.declared.help)}." for leaf in left]
+        lines = [f"    {leaf.name}: {_FLAG.sub(_QUOTED, leaf.declared.help)}." for leaf in left]
         call.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Settings:", *lines])
         return call
 
@@ -106,10 +106,11 @@ def train(data: AnyData = None, **settings: Any) -> "Run":
 def evaluate(run: AnyRun, data: AnyData = None, pipeline: Any = None, **settings: Any) -> "Result":
     """Tests a model under drift: other pipelines, exposures, sensors and cameras, and corruptions.
 
-    `run` is a run, a list of runs to compare, or a trained network without a run: a function of images `(B, H, W, 3)`
-    in [0, 1] that returns logits, a Flax module, or what `r2l_jax.from_torch` or `from_onnx` returned. A network needs
-    `data`, and sees images of the `pipeline`: a name, an `isp.Pipeline`, or a function that makes one for a camera; by
-    default, the parametrized one at the camera's calibration. `data`, a `RawDataset`, replaces the run's own: if the
+    `run` is a run, a list of runs to compare, or a trained network without a run: a function in `jax.numpy` of images
+    `(B, H, W, 3)` in [0, 1] that returns logits, a Flax module, or what `r2l_jax.from_torch` or `from_onnx` returned. A
+    network needs `data`, and sees images of the `pipeline`: a name, an `isp.Pipeline`, or a function that makes one for
+    a camera; by default, the parametrized one at the camera's calibration. A sensor drift may be an `isp.CameraState`
+    or a dict, such as `sensor={"exposure": -1}`. `data`, a `RawDataset`, replaces the run's own: if the
     samples are those of the training, the test or validation samples are measured; otherwise, all.
     """
     from r2l_jax.drift.synthesis import envelope, evaluation
@@ -119,9 +120,16 @@ def evaluate(run: AnyRun, data: AnyData = None, pipeline: Any = None, **settings
         raise InputError("`pipeline` is for a network without a run: a run has its own")
     several = run if isinstance(run, list | tuple) else [run]
     with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(_opened(each, data, settings, pipeline)) for each in several]
-        codes = dict.fromkeys(itertools.chain(*(code for _, code in opened)))
-        config = called(EvaluationConfig, {"code": [*codes], **settings, "run": [uri for uri, _ in opened]})
+        uris, how = list[str](), dict[str, Any]()
+        for each in several:
+            names = [pathlib.Path(uri).name for uri in uris]
+            uri, opens = stack.enter_context(_opened(each, data, settings, pipeline, names))
+            uris.append(uri)
+            code = [*how.get("code", ()), *opens.get("code", ())]
+            if how.get("checkpoint", opens.get("checkpoint")) != opens.get("checkpoint", how.get("checkpoint")):
+                raise InputError("all runs must have the same checkpoint, got best and last")
+            how |= {**opens, "code": [*dict.fromkeys(code)]}
+        config = called(EvaluationConfig, {**how, **settings, "run": uris})
         if config.limits.envelope:
             return envelope.run(config)
         found = evaluation.run(config)
@@ -138,8 +146,8 @@ def forensics(run: AnyRun, data: AnyData = None, **settings: Any) -> "dict[str, 
     from r2l_jax.drift.forensics import forensics as control
     from r2l_jax.results import result
 
-    with _opened(run, data, settings) as (uri, code):
-        config = called(ForensicsConfig, {"code": code, **settings, "run": uri})
+    with _opened(run, data, settings) as (uri, how):
+        config = called(ForensicsConfig, {**how, **settings, "run": uri})
         found = control.run(config)
         if len(found) == 1:
             return next(iter(found.values()))
@@ -160,6 +168,8 @@ def adapt(run: AnyRun, data: AnyData = None, **settings: Any) -> "Run | Result":
     from r2l_jax.drift.adjustment import adjustment
     from r2l_jax.training.run import Run, load
 
+    if _is_network(run):
+        raise InputError("`run` must be a run: a network alone has no processing to adapt")
     if data is not None and not isinstance(data, RawDataset | str | os.PathLike):
         if unknown := settings.keys() - {"force"}:
             raise InputError(f"`{min(unknown)}` has no effect on an array of images without labels")
@@ -167,8 +177,8 @@ def adapt(run: AnyRun, data: AnyData = None, **settings: Any) -> "Run | Result":
         return model.adapted(data, **settings)
     place = datasets.given(data) if isinstance(data, RawDataset) else data
     drifted = {} if data is None else {"drifted_data_dir": place}
-    with _opened(run, None, settings) as (uri, code):
-        config = called(AdjustmentConfig, {"code": code, **drifted, **settings, "run": uri})
+    with _opened(run, None, settings) as (uri, how):
+        config = called(AdjustmentConfig, {**how, **drifted, **settings, "run": uri})
         found = adjustment.run(config)
         adapted = {drift.name: str(config.output_dir / drift.name) for drift in config.drifts}
         return dataclasses.replace(found, metadata={**found.metadata, "adapted": adapted})
@@ -187,16 +197,17 @@ def monitor(run: AnyRun, images: Any = None, **settings: Any) -> "Result | None"
     from r2l_jax.results import result
     from r2l_jax.training.run import load
 
-    with _opened(run, None, settings) as (uri, code), contextlib.ExitStack() as stack:
+    with _opened(run, None, settings) as (uri, how), contextlib.ExitStack() as stack:
         files: Any = () if images is None else images
         if not isinstance(files, str | os.PathLike) and len(files) and not isinstance(files[0], str | os.PathLike):
-            folder, about = stack.enter_context(_folder()), load(uri, code=code).about
+            opens = {name: how[name] for name in ("code", "checkpoint") if name in how}
+            folder, about = stack.enter_context(_folder()), load(uri, **opens).about
             for number, image in enumerate(np.asarray(files, np.float32)):
                 # Stored files are divided by the white level of the training.
                 np.save(folder / f"{number:06d}.npy", image * np.float32(about.white_level or 1))
             files = folder
             settings.setdefault("output", str(pathlib.Path(uri) / MonitorConfig.results))
-        config = called(MonitorConfig, {"code": code, **settings, "run": uri, "input": files})
+        config = called(MonitorConfig, {**how, **settings, "run": uri, "input": files})
         app.run(config)
         return result.read(config.output_dir) if config.input and not config.accept else None
 
@@ -237,21 +248,25 @@ def report(run: AnyRun, **settings: Any) -> Report:
     several = run if isinstance(run, list | tuple) else [run]
     with contextlib.ExitStack() as stack:
         uris = [stack.enter_context(_opened(each, None, settings))[0] for each in several]
+        if "output" not in settings and any(_scratch and uri.startswith(_scratch.name) for uri in uris):
+            raise InputError("give `output`: a model in memory has no folder for its report")
         config = called(ReportConfig, {**settings, "run": uris})
         program.main(config)
     return Report(config.file)
 
 
 @_control(ExportConfig, "run", "output", "input", "camera")
-def export(run: AnyRun, output: str | os.PathLike, **settings: Any) -> pathlib.Path:
+def export(run: AnyRun, output: str | os.PathLike, data: AnyData = None, **settings: Any) -> pathlib.Path:
     """Exports a model as ONNX, StableHLO and other files to a new folder, checks each, and returns the folder.
+
+    Files are checked on samples of the run's data, or of `data`, a `RawDataset`.
 
     Raises an InputError if any file could not be made, or differs from the model.
     """
     from r2l_jax.programs import export as program
 
-    with _opened(run, None, settings) as (uri, code):
-        config = called(ExportConfig, {"code": code, **settings, "run": uri, "output": str(output)})
+    with _opened(run, data, settings) as (uri, how):
+        config = called(ExportConfig, {**how, **settings, "run": uri, "output": str(output)})
         failed = io.StringIO()
         with contextlib.redirect_stderr(failed):
             status = program.main(config)
@@ -282,6 +297,8 @@ def _named_data(data: AnyData, named: Mapping[str, Any]) -> Iterator[dict[str, A
             raise InputError(f"`{min(named)}` has no effect with `data`")
         yield {"dataset": datasets.given(data)}
     elif data is not None:
+        if not isinstance(data, str | os.PathLike):
+            _check_dataset(data)
         if "data_dir" in named:
             raise InputError("`data_dir` has no effect with `data`")
         yield {"dataset": "Folder", **named, "data_dir": str(data)}
@@ -298,42 +315,57 @@ def _is_network(run: AnyRun) -> bool:
 
 @contextlib.contextmanager
 def _opened(
-    run: AnyRun, data: AnyData, settings: Mapping[str, Any], pipeline: Any = None
-) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yields the folder of a run, a model in memory, or a network, on the data if it is given, and its code."""
+    run: AnyRun, data: AnyData, settings: Mapping[str, Any], pipeline: Any = None, taken: Collection[str] = ()
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the folder of a run, a model in memory, or a network, on the data if it is given, and how to open it.
+
+    The folder of a model in memory has a name that is not among those `taken`.
+    """
+    from r2l_jax.data.sets import datasets
     from r2l_jax.drift.given import on_data
     from r2l_jax.training.run import load
 
+    if data is not None:
+        _check_dataset(data)
     if _is_network(run):
         with _folder() as folder:
             yield _of_network(run, data, pipeline, folder)
         return
     if isinstance(run, str | os.PathLike):
         if data is None:
-            yield str(run), _codes(settings)
+            yield str(run), {}
             return
-        checkpoint, code = settings.get("checkpoint", "best"), _codes(settings)
-        run = load(run, None, checkpoint, code, settings.get("data_dir"))
-    code = tuple(dict.fromkeys(itertools.chain(*(fold.config.code for fold in run))))
-    if data is None and (uri := _uri_of(run)) is not None:
-        yield uri, code
+        how = {name: settings[name] for name in ("checkpoint", "code", "data_dir") if name in settings}
+        run = load(run, None, **how)
+    fold = run.folds[0]
+    code = tuple(dict.fromkeys(itertools.chain(*(each.config.code for each in run))))
+    how = {"code": code, "checkpoint": fold.about.checkpoint}
+    is_own = data is None or datasets.given(data) == fold.about.flags["dataset"]
+    if is_own and (uri := _uri_of(run)) is not None:
+        place = fold.config.data.data_dir
+        yield uri, how if place == fold.about.flags["data_dir"] else {**how, "data_dir": place}
         return
     with _folder() as folder:
         held = []
-        target = folder / (run.config.tracking.run_name.replace("/", "_") or "model")
-        for fold in run:
+        name = run.config.tracking.run_name.replace("/", "_") + "_adapted" * bool(fold.about.adapted)
+        numbered = (f"{name}{number}" for number in itertools.chain([""], itertools.count(2)))
+        target = folder / next(each for each in numbered if each not in taken)
+        several = len({each.folder.parent for each in run}) > 1
+        for each in run:
+            one = each
             if data is not None:
-                fold, dataset = on_data(fold, data)
+                one, dataset = on_data(each, data)
                 held.append(dataset)
-            member = fold.folder.parent.name
-            several = len({each.folder.parent for each in run}) > 1
-            fold.write_fold((target / member if several else target) / f"fold_{fold.number}")
-        yield str(target), code
+            one.write_fold((target / each.folder.parent.name if several else target) / f"fold_{each.number}")
+        yield str(target), how
 
 
-def _codes(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    given = settings.get("code", ())
-    return (given,) if isinstance(given, str) else tuple(given)
+def _check_dataset(data: AnyData) -> None:
+    from r2l_jax.data.raw_dataset import RawDataset
+
+    if not isinstance(data, RawDataset):
+        made = "r2l_jax.data.from_arrays makes one of arrays, and r2l_jax.data.load of a folder"
+        raise InputError(f"`data` must be a RawDataset, got {type(data).__name__}: {made}")
 
 
 def _uri_of(run: "Run") -> str | None:
@@ -372,7 +404,7 @@ def _module_of(function: Callable) -> Any:
     return Function()
 
 
-def _of_network(network: Any, data: AnyData, pipeline: Any, folder: pathlib.Path) -> tuple[str, tuple[str, ...]]:
+def _of_network(network: Any, data: AnyData, pipeline: Any, folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
     """Makes a run of a trained network, without training: it is measured on all data."""
     from flax import nnx
 
@@ -404,4 +436,4 @@ def _of_network(network: Any, data: AnyData, pipeline: Any, folder: pathlib.Path
         {"dataset": datasets.given(data), "epochs": 0, "logdir": str(folder), "run_name": name, **named},
     )
     training.run(config, shows=False)
-    return str(config.run_dir), config.code
+    return str(config.run_dir), {"code": config.code}

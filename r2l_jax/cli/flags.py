@@ -205,20 +205,29 @@ def called(settings: type[Config], given: Mapping[str, Any]) -> Config:
 
 def _argument(leaf: _Leaf, value: Any) -> Any:
     """Converts an argument of a Python call to the type of its setting."""
+    # NumPy's scalars and arrays.
+    value = value.tolist() if type(value).__module__ == "numpy" else value
     if not leaf.is_list or value is None:
         return str(value) if leaf.type is str and isinstance(value, os.PathLike | int | float) else value
+    if isinstance(value, Mapping):
+        value = ",".join(f"{name}={_text(amount)}" for name, amount in value.items())
     # A text is one value or a list, as in a flag; a camera state stays whole.
     single = isinstance(value, str | os.PathLike | int | float) or dataclasses.is_dataclass(value)
     each: list[Any] = [value] if single else list(typing.cast(Any, value))
-    if typing.get_args(leaf.type)[0] is not str:
-        return each
-    texts = [
-        each if isinstance(each, str) else os.fspath(each) if isinstance(each, os.PathLike) else _text(each)
-        for each in each
-    ]
-    is_list = isinstance(value, str) and not (leaf.declared.kind == "states" and "=" in value)
-    texts = str(value).split(",") if is_list else [_text(one) for one in each]
-    return [] if texts == ["none"] and leaf.declared.each else texts
+    if isinstance(value, str) and not (leaf.declared.kind == "states" and "=" in value):
+        each = value.split(",")
+    if (kind := typing.get_args(leaf.type)[0]) is str:
+        texts = [_text(one) for one in each]
+        return [] if texts == ["none"] and leaf.declared.each else texts
+    return _numbers(leaf.name, kind, each) if isinstance(value, str) else each
+
+
+def _numbers(name: str, kind: type, texts: Sequence[str]) -> tuple[Any, ...]:
+    try:
+        return tuple(map(kind, texts))
+    except ValueError:
+        wanted = "whole numbers" if kind is int else "numbers"
+        raise InputError(f"`{name}` must be {wanted}, separated by commas, got {','.join(texts)}") from None
 
 
 def _check_needs(config: Settings, given: Collection[str]) -> None:
@@ -254,12 +263,7 @@ def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
     switched = {element: values[name].value for name, element in declared.switches.items()}
     value = [one for one in value if switched.get(one) is not False]
     value += [element for element, is_on in switched.items() if is_on and element not in value]
-    kind = typing.get_args(leaf.type)[0]
-    try:
-        return tuple(map(kind, value))
-    except ValueError:
-        wanted = "whole numbers" if kind is int else "numbers"
-        raise InputError(f"`{leaf.name}` must be {wanted}, separated by commas, got {','.join(value)}") from None
+    return _numbers(leaf.name, typing.get_args(leaf.type)[0], value)
 
 
 def build(settings: type[Config], values: Mapping[str, Any] = types.MappingProxyType({}), **named: Any) -> Config:

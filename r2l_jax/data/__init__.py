@@ -20,3 +20,7 @@ def __getattr__(name: str) -> Any:
     if name == "read_raw":
         return importlib.import_module("r2l_jax.data.files.rawfile").read_raw
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -13,6 +13,7 @@ from r2l_jax.data.files.decoding import check_finite
 from r2l_jax.data.files.known_camera import find_camera
 from r2l_jax.data.files.masks import IGNORED
 from r2l_jax.data.raw_dataset import RawDataset, Sample
+from r2l_jax.data.sets.datasets import given
 from r2l_jax.errors import InputError
 
 
@@ -83,7 +84,7 @@ def from_arrays(
     for array in (raws, targets):
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
-    return RawDataset(
+    dataset = RawDataset(
         name="Arrays",
         task=task,
         classes=names,
@@ -96,6 +97,9 @@ def from_arrays(
         groups=None if groups is None else _known(groups),
         source=digest.hexdigest(),
     )
+    # Runs that were trained on these arrays find them.
+    given(dataset)
+    return dataset
 
 
 def _array(name: str, values: Any) -> np.ndarray:

@@ -25,7 +25,7 @@ from r2l_jax.jobs import mapped
 Sample = tuple[np.ndarray | Part, np.ndarray | np.integer]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class RawDataset:
     """Raw images or processed images of one size, with their targets.
 
@@ -77,6 +77,10 @@ class RawDataset:
             )
         numbers = numbered(list(self.groups))
         object.__setattr__(self, "groups", numbers if numbers.max(initial=0) + 1 < len(self) else None)
+
+    def __repr__(self) -> str:
+        groups = "" if self.groups is None else f" of {self.groups.max() + 1} groups"
+        return f"RawDataset {self.name}: {len(self)} samples{groups}, {self.task} of {', '.join(self.classes)}"
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -285,8 +285,8 @@ def tested(uri: str, code: tuple[str, ...]) -> Tested | None:
     found = measure({trained.name: Model(trained.fold.model) for trained in folds}, [CLEAN], Samples.of(fold))
     outcomes = np.stack([over_folds(folds) for folds in by_member([found]).values()])
     about = "recipe" if len(outcomes) > 1 else "model"
-    interval = statistics.bounded(outcomes, about, found.scoring.bounds)
-    return Tested(fold.task.score.name, *map(float, interval), len(fold.split.test), groups, len(outcomes))
+    value, low, high = statistics.bounded(outcomes, about, found.scoring.bounds)
+    return Tested(fold.task.score.name, value, low, high, len(fold.split.test), groups, len(outcomes))
 
 
 def measure(

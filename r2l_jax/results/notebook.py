@@ -24,7 +24,7 @@ def of_result(result: "Result") -> str:
     about = result.metadata
     parts = [markupsafe.Markup("<h4>{}</h4>").format(about["title"])] if about.get("title") else []
     parts += [markupsafe.Markup("<p><b>{}</b></p>").format(spelled(sentence)) for sentence in about.get("verdict", ())]
-    parts += [_plot(name, figure) for name, figure in result.figures.items() if isinstance(figure, Figure)]
+    parts += [of_figure(figure, name) for name, figure in result.figures.items() if isinstance(figure, Figure)]
     for table in result.tables.values():
         shown = markupsafe.Markup(of_table(table))
         parts.append(_folded(f"{table.title} ({len(table.rows)} rows)", shown) if len(table.rows) > _ROWS else shown)
@@ -61,7 +61,8 @@ def of_table(table: "Table") -> str:
     )
 
 
-def _plot(name: str, figure: "Figure") -> markupsafe.Markup:
+def of_figure(figure: "Figure", name: str = "") -> markupsafe.Markup:
+    """Returns a plot with its caption."""
     caption = figure.caption or name.replace("_", " ")
     if figure.file is None:
         return _image("image/svg+xml", figure.rendered()[1].encode(), caption)

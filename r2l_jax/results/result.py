@@ -143,7 +143,7 @@ class Table(NamedTuple):
         return records
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Figure:
     """A plot, or a picture that was read from a file.
 
@@ -167,6 +167,12 @@ class Figure:
             axes = pyplot.figure(figsize=self.size, layout="constrained").subplots()
         self.drawing(axes)
         return axes
+
+    def __repr__(self) -> str:
+        return f"Figure({self.caption or self.file or self.drawing!r})"
+
+    def _repr_html_(self) -> str:
+        return notebook.of_figure(self)
 
     def rendered(self) -> "tuple[Image.Image, str]":
         """Returns the plot as a picture, and as the text of an SVG file."""
@@ -194,7 +200,7 @@ class Arrays(NamedTuple):
     about: Mapping[str, str] = types.MappingProxyType({})
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Result:
     """The result of a program, or of a part of one.
 
@@ -219,6 +225,9 @@ class Result:
         """Formats the tables and the notes for a terminal."""
         notes = "\n".join(self.metadata.get("notes", ()))
         return spelled("\n\n".join([*(table.text() for table in self.tables.values()), *([notes] if notes else [])]))
+
+    def __repr__(self) -> str:
+        return f"Result({self.metadata.get('title', '')!r}, tables: {', '.join(self.tables)})"
 
     def __str__(self) -> str:
         verdict = "\n".join(self.metadata.get("verdict", ()))

@@ -52,6 +52,11 @@ class Run:
         self.shape = self.about.shape[0], self.about.shape[1]  # of the raw images in training
         self.score = self.about.score  # on the validation samples
 
+    def __repr__(self) -> str:
+        about, places = self.about, ", ".join(str(fold.folder) for fold in self.folds)
+        score = f"validation {about.scored_by} {about.score:.4g}"
+        return f"Run of {places}: {about.task} of {', '.join(about.classes)}; {score}, {about.checkpoint} checkpoint"
+
     def __iter__(self) -> Iterator[Trained]:
         """Yields the folds."""
         return iter(self.folds)
@@ -126,8 +131,9 @@ class Run:
             folds.append(fold.adapted(found.model, origin, adaptation=found))
         return Run(folds)
 
-    def write(self, folder: pathlib.Path) -> None:
+    def write(self, folder: str | os.PathLike) -> None:
         """Writes an adapted run to a folder, which may contain all or part of the same run from an earlier call."""
+        folder = pathlib.Path(folder)
         runs = [fold.folder.resolve().parent for fold in self.folds]
         for run, fold in zip(runs, self.folds, strict=True):
             target = (folder / run.name if len(set(runs)) > 1 else folder) / f"fold_{fold.number}"

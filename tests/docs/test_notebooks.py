@@ -2,10 +2,13 @@
 
 import ast
 import re
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
-from pages import PAGES
+from pages import PAGES, code_blocks
 
 pytestmark = pytest.mark.slow
 
@@ -54,3 +57,16 @@ def test_a_pytorch_network_is_measured_without_a_run(tmp_path, monkeypatch):
         logits = names["network"]((names["images"][300:] - 0.5) / 0.25)
     expected = (logits.argmax(1).numpy() == names["labels"][300:]).mean()
     assert names["result"].tables["drops"].numbers("accuracy")["clean"] == pytest.approx(expected, abs=0.011)
+
+
+def test_a_data_loader_draws_a_camera_for_each_image(tmp_path):
+    pytest.importorskip("torch")
+    (code,) = code_blocks("python", PAGES["docs/data_loader.md"])
+    (tmp_path / "loader.py").write_text(code)
+    ended = subprocess.run([sys.executable, "loader.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines() == ["(32, 3, 64, 64) torch.float32"] * 2
+    names = {"__name__": "page"}
+    exec(code, names)
+    pictures = np.asarray(names["augmented"](np.full((4, 64, 64), 0.4, np.float32), jax.random.key(0)))
+    # Equal raw images, each in light of its own.
+    assert len({round(float(picture.mean()), 3) for picture in pictures}) == 4

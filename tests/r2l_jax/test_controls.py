@@ -12,8 +12,11 @@ import pytest
 import isp
 import r2l_jax
 from r2l_jax.cli import progress
+from r2l_jax.cli.flags import called
 from r2l_jax.data.sets import datasets
+from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.errors import InputError
+from r2l_jax.results import result
 
 CAMERA = isp.Camera(
     black_level=(0.1,) * 4, white_balance=(1.0, 1.0, 1.0), color_matrix=((1, 0, 0), (0, 1, 0), (0, 0, 1))
@@ -196,6 +199,13 @@ def test_pictures_of_arrays_are_written(data, tmp_path):
         (lambda run: r2l_jax.evaluate(run, pipeline="full"), InputError, "`pipeline` is for a network without a run"),
         (lambda run: r2l_jax.evaluate(bright), InputError, "a network without a run needs `data`"),
         (
+            lambda run: r2l_jax.evaluate(run, np.zeros((2, 4, 4))),
+            InputError,
+            "`data` must be a RawDataset, got n",
+        ),
+        (lambda run: r2l_jax.train(np.zeros((2, 4, 4))), InputError, "`data` must be a RawDataset, got n"),
+        (lambda run: r2l_jax.adapt(bright, np.zeros((2, 4, 4))), InputError, "`run` must be a run: a network alone"),
+        (
             lambda run: r2l_jax.adapt(run, np.zeros((8, 16, 16)), steps=3),
             InputError,
             "`steps` has no effect on",
@@ -224,8 +234,55 @@ def test_data_must_fit_the_model(run):
 
 def test_data_in_memory_is_asked_for_once_it_is_gone():
     name = datasets.given(data_of(seed=99))
-    with pytest.raises(InputError, match="was in memory: make it again, and give it as `data`"):
+    with pytest.raises(InputError, match="trained on arrays that are not in memory: make them again with"):
         datasets.load(name)
+
+
+def test_a_run_finds_equal_arrays_again_and_stores_its_results(run, data):
+    folder, again = run.folds[0].folder.parent, data_of()
+    assert datasets.given(again) == run.folds[0].about.flags["dataset"]
+    assert datasets.given(data_of(seed=1)) != run.folds[0].about.flags["dataset"]
+    found = r2l_jax.evaluate(folder, again, against="exposures", exposures=0.7)
+    stored = result.read(folder / "evaluation")
+    assert stored is not None
+    assert stored.text() == found.text()
+
+
+def test_a_run_is_measured_at_the_checkpoint_that_was_loaded(run):
+    last = r2l_jax.load(run.folds[0].folder.parent, checkpoint="last")
+    assert "last checkpoint" in str(r2l_jax.evaluate(last, against="exposures", exposures=0.5))
+
+
+def test_runs_in_memory_are_compared_by_name_and_written_by_name(run, tmp_path):
+    adapted = r2l_jax.adapt(run, data_of(light=0.6).samples(np.arange(128))[0], force=True)
+    said = str(r2l_jax.evaluate([run, adapted, adapted], data_of(seed=21), against="exposures", exposures=0.5))
+    assert "run_adapted2" in said
+    assert "r2l_jax_" not in said
+    adapted.write(str(tmp_path / "adapted"))
+    assert r2l_jax.load(tmp_path / "adapted").identity == adapted.identity
+    with pytest.raises(InputError, match="give `output`: a model in memory has no folder for its report"):
+        r2l_jax.report(adapted)
+
+
+@pytest.mark.parametrize("given", [{"exposure": -1}, isp.CameraState(exposure=-1.0), "exposure=-1", ["exposure=-1"]])
+def test_a_camera_state_may_be_a_dict_an_object_or_text(given):
+    config = called(EvaluationConfig, {"run": "x", "against": "sensor", "sensor": given})
+    assert [case.name for case in config.cases] == ["clean", "exposure=-1"]
+
+
+@pytest.mark.parametrize("given", [0.5, np.float64(0.5), np.array([0.5]), "0.5", (0.5,)])
+def test_numbers_may_be_of_numpy_or_text(given):
+    assert called(EvaluationConfig, {"run": "x", "against": "exposures", "exposures": given}).exposures == (0.5,)
+
+
+def test_text_that_is_no_number_is_refused():
+    with pytest.raises(InputError, match="`exposures` must be numbers, separated by commas, got half"):
+        called(EvaluationConfig, {"run": "x", "against": "exposures", "exposures": "half"})
+
+
+def test_objects_say_what_they_are(run, data):
+    assert repr(data) == "RawDataset Arrays: 128 samples of 8 groups, classification of dark, bright"
+    assert repr(run).startswith(f"Run of {run.folds[0].folder}: classification of dark, bright; validation accuracy ")
 
 
 def test_signatures_have_the_settings_of_the_programs():

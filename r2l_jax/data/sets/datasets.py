@@ -1,6 +1,8 @@
 """Data sets by name."""
 
 import dataclasses
+import hashlib
+import json
 import pathlib
 import weakref
 from collections.abc import Mapping
@@ -25,7 +27,10 @@ def given(dataset: RawDataset) -> str:
 
     The name depends on the content alone, so that it also finds the same data in a later process.
     """
-    name = f"{IN_MEMORY}{dataset.content[:16]}"
+    content = dataset.fingerprint if dataset.source else dataset.content
+    groups = None if dataset.groups is None else dataset.groups.tolist()
+    digest = hashlib.sha256(json.dumps([content, groups, dataset.camera and dataset.camera.to_json()]).encode())
+    name = f"{IN_MEMORY}{digest.hexdigest()[:16]}"
     _given[name] = dataset
     return name
 
@@ -51,7 +56,9 @@ def load(
     """
     if name.startswith(IN_MEMORY):
         if (dataset := _given.get(name)) is None:
-            raise InputError(f"`dataset={name}` was in memory: make it again, and give it as `data`")
+            raise InputError(
+                "the run was trained on arrays that are not in memory: make them again with r2l_jax.data.from_arrays"
+            )
         return dataset
     if name not in DATASETS:
         raise InputError(f"`dataset` must be one of {', '.join(DATASETS)}, got {name!r}")
