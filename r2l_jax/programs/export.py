@@ -51,10 +51,10 @@ class ExportConfig(FinishedRun):
     def __post_init__(self):
         super().__post_init__()
         if self.gradient and self.formats is not None and "stablehlo" not in self.formats:
-            raise InputError(f"--gradient is for --formats=stablehlo, got --formats={','.join(self.formats)}")
+            raise InputError(f"`gradient` is for `formats=stablehlo`, got `formats={','.join(self.formats)}`")
         if self.size is not None and (len(self.size) != 2 or any(side % 2 for side in self.size)):
             given = ",".join(map(str, self.size))
-            raise InputError(f"--size must be an even height and an even width, such as --size=512,768, got {given}")
+            raise InputError(f"`size` must be an even height and an even width, such as `size=512,768`, got {given}")
 
 
 def main(config: ExportConfig) -> int:

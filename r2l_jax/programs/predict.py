@@ -78,7 +78,7 @@ class PredictionConfig(Settings):
         super().__post_init__()
         differ = len(set(self.folds)) == len(self.folds) > 0
         if self.folds != ("all",) and not (differ and all(fold.isdecimal() for fold in self.folds)):
-            raise InputError(f"--folds must be all, or different fold numbers, got {','.join(self.folds)}")
+            raise InputError(f"`folds` must be all, or different fold numbers, got {','.join(self.folds)}")
         for name in ("output", "masks", "pictures", "save_adapted"):
             remote.on_disk(name, getattr(self, name) or "")
 

@@ -63,7 +63,7 @@ class RenderConfig(ProcessingChoice):
     def __post_init__(self):
         for name in ("processing_mode", "pipeline", *STATIC_FLAGS, "half_size", "auto"):
             if self.run is not None and getattr(self, name) != getattr(type(self), name):
-                raise InputError(f"--run={self.run} sets the processing: leave --{name} out")
+                raise InputError(f"`run={self.run}` sets the processing: leave `{name}` out")
         super().__post_init__()
 
 

@@ -42,11 +42,11 @@ class ReportConfig(Settings):
     def __post_init__(self):
         super().__post_init__()
         if not self.run:
-            raise InputError("--run is empty")
+            raise InputError("`run` is empty")
         if self.compare and len(self.run) < 2:
-            raise InputError(f"--compare takes two or more runs, got --run={','.join(self.run)}")
+            raise InputError(f"`compare` takes two or more runs, got `run={','.join(self.run)}`")
         if self.file.suffix not in (".html", ".htm"):
-            raise InputError(f"--output must end in .html, got {self.output!r}")
+            raise InputError(f"`output` must end in .html, got {self.output!r}")
 
     @property
     def file(self) -> pathlib.Path:

@@ -39,7 +39,7 @@ def main(config: UnprocessConfig) -> int:
 
     camera = find_camera(config.camera)
     if camera is None:
-        raise InputError("--camera=auto: pictures contain no calibration; name a camera or a JSON file")
+        raise InputError("`camera=auto`: pictures contain no calibration; name a camera or a JSON file")
     given = {name: getattr(config, name) for name in Noise._fields}
     summary = unprocess_folder(config.input, config.output, camera, exposure=config.exposure, seed=config.seed, **given)
     print(

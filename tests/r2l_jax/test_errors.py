@@ -54,6 +54,18 @@ def test_rooms_below_the_programs_know_no_flag():
     assert found == []
 
 
+def test_errors_of_programs_name_arguments_too_since_python_calls_raise_them():
+    found = [
+        f"{path.name}:{text.lineno}: {text.value}"
+        for path in (SOURCES / "programs").glob("*.py")
+        for error in ast.walk(ast.parse(path.read_text()))
+        if isinstance(error, ast.Raise)
+        for text in ast.walk(error)
+        if isinstance(text, ast.Constant) and "--" in str(text.value)
+    ]
+    assert found == []
+
+
 def test_what_messages_name_as_an_argument_is_a_flag_of_a_program_or_of_a_call():
     programs = (SOURCES / "programs").glob("[a-z]*.py")
     mains = [importlib.import_module(f"r2l_jax.programs.{file.stem}").main for file in programs]
