@@ -16,6 +16,7 @@ import itertools
 import os
 import pathlib
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,11 @@ def train(data: AnyData = None, **settings: Any) -> "Run":
         config = called(TrainingProgram, {**source, **settings})
         program.main(config)
         several = config.training.data.n_splits != 1
-        return load(config.training.run_dir, None if several else 0, code=config.training.code)
+        trained = load(config.training.run_dir, None if several else 0, code=config.training.code)
+        for fold in trained:
+            # Held by the models from here on, since a caller may keep nothing else of data in memory.
+            _ = fold.dataset
+        return trained
 
 
 @_control(EvaluationConfig, "run", "sheet")
@@ -120,15 +125,16 @@ def evaluate(run: AnyRun, data: AnyData = None, pipeline: Any = None, **settings
         raise InputError("`pipeline` is for a network without a run: a run has its own")
     several = run if isinstance(run, list | tuple) else [run]
     with contextlib.ExitStack() as stack:
-        uris, how = list[str](), dict[str, Any]()
+        uris, how = list[str](), dict[str, Any](code=[])
+        checkpoints = set[str]()
         for each in several:
             names = [pathlib.Path(uri).name for uri in uris]
             uri, opens = stack.enter_context(_opened(each, data, settings, pipeline, names))
             uris.append(uri)
-            code = [*how.get("code", ()), *opens.get("code", ())]
-            if how.get("checkpoint", opens.get("checkpoint")) != opens.get("checkpoint", how.get("checkpoint")):
-                raise InputError("all runs must have the same checkpoint, got best and last")
-            how |= {**opens, "code": [*dict.fromkeys(code)]}
+            checkpoints.add(opens.get("checkpoint", "best"))
+            how |= {**opens, "code": [*dict.fromkeys([*how["code"], *opens.get("code", ())])]}
+        if len(checkpoints) > 1 and "checkpoint" not in settings:
+            raise InputError("all runs must be at the same checkpoint, got best and last: give `checkpoint`")
         config = called(EvaluationConfig, {**how, **settings, "run": uris})
         if config.limits.envelope:
             return envelope.run(config)
@@ -201,12 +207,13 @@ def monitor(run: AnyRun, images: Any = None, **settings: Any) -> "Result | None"
         files: Any = () if images is None else images
         if not isinstance(files, str | os.PathLike) and len(files) and not isinstance(files[0], str | os.PathLike):
             opens = {name: how[name] for name in ("code", "checkpoint") if name in how}
-            folder, about = stack.enter_context(_folder()), load(uri, **opens).about
-            for number, image in enumerate(np.asarray(files, np.float32)):
+            folder, model, images = stack.enter_context(_folder()), load(uri, **opens), np.asarray(files)
+            if images.ndim != 3:
+                raise InputError(f"`images` must be raw images (N, H, W), or files, got shape {images.shape}")
+            for number, image in enumerate(model.checked(images)):
                 # Stored files are divided by the white level of the training.
-                np.save(folder / f"{number:06d}.npy", image * np.float32(about.white_level or 1))
+                np.save(folder / f"{number:06d}.npy", image * np.float32(model.about.white_level or 1))
             files = folder
-            settings.setdefault("output", str(pathlib.Path(uri) / MonitorConfig.results))
         config = called(MonitorConfig, {**how, **settings, "run": uri, "input": files})
         app.run(config)
         return result.read(config.output_dir) if config.input and not config.accept else None
@@ -267,11 +274,13 @@ def export(run: AnyRun, output: str | os.PathLike, data: AnyData = None, **setti
 
     with _opened(run, data, settings) as (uri, how):
         config = called(ExportConfig, {**how, **settings, "run": uri, "output": str(output)})
+        # What fails is said there, beside warnings.
         failed = io.StringIO()
         with contextlib.redirect_stderr(failed):
             status = program.main(config)
     if status:
         raise InputError(failed.getvalue().strip() or f"the export to {output} is not complete")
+    print(failed.getvalue(), end="", file=sys.stderr)
     return pathlib.Path(output)
 
 

@@ -119,7 +119,7 @@ class Run:
         processed at once; `adaptation.MOST` are plenty. `force` adapts even to unsuitable images.
         """
         self.task.check_adapts()
-        raws = self._checked(raws)
+        raws = self.checked(raws)
         if len(np.shape(raws)) != (4 if self.camera is None else 3):
             raise InputError(f"a model needs raw images (N, H, W) to adapt to, got shape {np.shape(raws)}")
         folds, mosaics = [], jax.tree.map(jnp.asarray, raws)
@@ -194,7 +194,7 @@ class Run:
             raise InputError(f"expected {wanted}, got an array of shape {shape}")
         return shape[-rank], shape[1 - rank]
 
-    def _checked(self, raws: Raws) -> Any:
+    def checked(self, raws: Raws) -> Any:
         """Returns raw images in float32; raises an InputError unless they are floats in about [0, 1]."""
         self._size(raws)
 
@@ -214,7 +214,7 @@ class Run:
     def in_batches(self, function: Callable[..., Any], raws: Raws, batch_size: int) -> Any:
         """Calls a function of raw images `(B, H, W)` with batches of one shape, and joins its arrays `(B, ...)`."""
         rank = 2 if self.camera is not None else 3
-        flat = jax.tree.map(lambda each: each.reshape(-1, *each.shape[-rank:]), self._checked(raws))
+        flat = jax.tree.map(lambda each: each.reshape(-1, *each.shape[-rank:]), self.checked(raws))
         size, results = min(batch_size, len(flat)), []
 
         for start in range(0, len(flat), size):

@@ -1,8 +1,10 @@
 """Every control is one call on what a caller has in hand."""
 
 import contextlib
+import gc
 import inspect
 import io
+import json
 import pathlib
 
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import pytest
 
 import isp
 import r2l_jax
+from r2l_jax.apps.export.description import described
 from r2l_jax.cli import progress
 from r2l_jax.cli.flags import called
 from r2l_jax.data.sets import datasets
@@ -211,6 +214,12 @@ def test_pictures_of_arrays_are_written(data, tmp_path):
             "`steps` has no effect on",
         ),
         (lambda run: r2l_jax.monitor(run, follow=True), TypeError, "unexpected argument `follow`"),
+        (lambda run: r2l_jax.monitor(run, np.zeros((16, 16), "f4")), InputError, r"`images` must be raw images \(N, H"),
+        (
+            lambda run: r2l_jax.monitor(run, np.full((8, 16, 16), 9.0)),
+            InputError,
+            r"expected images of floats in \[0",
+        ),
         (
             lambda run: r2l_jax.train(test_size=0.2, split="s.json"),
             InputError,
@@ -249,8 +258,38 @@ def test_a_run_finds_equal_arrays_again_and_stores_its_results(run, data):
 
 
 def test_a_run_is_measured_at_the_checkpoint_that_was_loaded(run):
-    last = r2l_jax.load(run.folds[0].folder.parent, checkpoint="last")
+    folder = run.folds[0].folder.parent
+    last = r2l_jax.load(folder, checkpoint="last")
     assert "last checkpoint" in str(r2l_jax.evaluate(last, against="exposures", exposures=0.5))
+    with pytest.raises(InputError, match="all runs must be at the same checkpoint, got best and last: give `checkp"):
+        r2l_jax.evaluate([folder, last], against="exposures", exposures=0.5)
+
+
+def test_a_trained_run_holds_its_arrays(small_heads, tmp_path):
+    made = r2l_jax.train(data_of(count=64, seed=31), test_size=0.25, logdir=tmp_path, progress=False, **QUICK)
+    gc.collect()
+    name = made.folds[0].about.flags["dataset"]
+    assert datasets.load(name) is made.dataset
+    del made
+    gc.collect()
+    with pytest.raises(InputError, match="not in memory"):
+        datasets.load(name)
+
+
+def test_an_export_has_the_test_score_of_its_own_models_alone(run):
+    folder = run.folds[0].folder.parent
+    tested = json.loads((folder / "test.json").read_text())
+    about = described(run, {})
+    assert about["score"]["samples"] == "validation"
+    assert (about["test"]["samples"], about["test"]["groups"]) == (32, 2)
+    assert about["test"] == tested
+    assert tested["value"] == pytest.approx(accuracy_of_tested(run, run.dataset))
+    assert "test" not in described(r2l_jax.load(folder, checkpoint="last"), {})
+    (folder / "fold_1").mkdir()
+    try:
+        assert "test" not in described(run, {})
+    finally:
+        (folder / "fold_1").rmdir()
 
 
 def test_runs_in_memory_are_compared_by_name_and_written_by_name(run, tmp_path):

@@ -13,6 +13,7 @@ from r2l_jax.drift.limits import stated
 from r2l_jax.model.processors import Standardize
 from r2l_jax.pipelines import camera_with, metering_of
 from r2l_jax.training.model_io import TEST, Trained
+from r2l_jax.training.record import fold_folders
 from r2l_jax.training.run import Run
 
 # How an export sets its exposure and white balance, by whether the model was trained on parts of frames.
@@ -39,7 +40,9 @@ def described(model: Run, parts: Mapping[str, Part]) -> dict[str, Any]:
 
 def _trained(fold: Trained) -> dict[str, Any]:
     """Describes the training of one model, in which the models of an ensemble differ."""
-    layer, test = fold.model.normalizer, fold.folder.parent / TEST
+    layer, run = fold.model.normalizer, fold.folder.parent
+    # The score on test samples is of the best checkpoints of all folds together.
+    is_tested = (run / TEST).exists() and len(fold_folders(run)) == 1 and fold.about.checkpoint == "best"
     deviation = layer.std[...] if isinstance(layer, Standardize) else jnp.sqrt(layer.var[...] + layer.epsilon)
     return {
         "identity": fold.identity,
@@ -47,7 +50,7 @@ def _trained(fold: Trained) -> dict[str, Any]:
         "fold": fold.number,
         "epoch": fold.about.epoch,
         "score": {"name": fold.task.score.name, "value": fold.about.score, "samples": "validation"},
-        **({"test": json.loads(test.read_text())} if test.exists() and not fold.about.adapted else {}),
+        **({"test": json.loads((run / TEST).read_text())} if is_tested and not fold.about.adapted else {}),
         # These normalize the head's images, per channel.
         "normalization": {"mean": layer.mean[...].tolist(), "standard_deviation": deviation.tolist()},
     }

@@ -176,6 +176,8 @@ def analyze(fold: Trained, settings: WorstCaseSettings, batch_size: int, seed: i
         few: Batch = jax.tree.map(lambda leaf: leaf[: settings.track_n_images], seen)
         figures |= {f"worst_{group}": _differences(frozen, values, few) for group, values in shown.items()}
     metadata = {"score": order[DEFAULT][0], "worst": of_groups, "parameters": parameters}
+    if np.isin(fold.measured_indices, drawn(fold, settings, seed)).any():
+        metadata["notes"] = ["searched on samples that are also measured, so drops are too large for other samples"]
     result = Result(metadata, tables, figures, packed_blocks([outcomes.of_models({DEFAULT: DEFAULT, **worst})]))
     return dataclasses.replace(result, metadata={**metadata, "verdict": verdict([result])})
 
