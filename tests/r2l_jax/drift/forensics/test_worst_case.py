@@ -47,6 +47,13 @@ def test_searches_see_no_sample_that_is_measured(fold):
     assert set(few) < set(range(5, 10))
 
 
+def test_a_search_on_measured_samples_says_so(analysis):
+    assert "notes" not in analysis.metadata
+    same = brightness.fold(dark_images([0.2, 0.3, 0.48, 0.49], side=8), range(4), range(4))
+    (note,) = analyze(same, adv_parameters=("gamma_correct",), steps=1, starts=1).metadata["notes"]
+    assert note == "searched on samples that are also measured, so drops are too large for other samples"
+
+
 def test_the_first_search_of_a_group_starts_at_the_default_and_others_beside_it(fold):
     """Without a step, the first search of each group ends where the model is."""
     settings = dataclasses.replace(SETTINGS, adv_parameters=("gamma_correct", "all"), adv_noise_layer=False, starts=3)
