@@ -1,6 +1,7 @@
 """Every control is one call on what a caller has in hand."""
 
 import contextlib
+import dataclasses
 import gc
 import inspect
 import io
@@ -250,7 +251,10 @@ def test_data_in_memory_is_asked_for_once_it_is_gone():
 def test_a_run_finds_equal_arrays_again_and_stores_its_results(run, data):
     folder, again = run.folds[0].folder.parent, data_of()
     assert datasets.given(again) == run.folds[0].about.flags["dataset"]
-    assert datasets.given(data_of(seed=1)) != run.folds[0].about.flags["dataset"]
+    raws, labels, _ = arrays()
+    names = [datasets.given(each) for each in (data_of(seed=1), dataclasses.replace(data_of(), groups=None))]
+    names.append(datasets.given(r2l_jax.data.from_arrays(raws, 1 - labels, CAMERA, classes=["dark", "bright"])))
+    assert len({*names, run.folds[0].about.flags["dataset"]}) == 4
     found = r2l_jax.evaluate(folder, again, against="exposures", exposures=0.7)
     stored = result.read(folder / "evaluation")
     assert stored is not None

@@ -116,6 +116,18 @@ def test_failure_is_shown_at_the_nearest_position_where_a_paired_test_finds_it(m
     assert math.log(above) == pytest.approx(min(each for each in COARSE if each > 0.5))
 
 
+def test_ends_do_not_depend_on_the_resamples(measure):
+    """Two of 50 samples are lost, which some resamples do not draw."""
+    measure(lambda raws, gain: np.log(gain) >= np.where(raws > 0.25, 0.5, 0.2))
+    dataset = dark_images([0.2] * 2 + [0.3] * 48)
+    fold = brightness.fold(dataset, [], np.arange(50))
+    found = [tolerance.analyze(fold, ToleranceSettings(tolerance=2.0), 16, seed) for seed in range(6)]
+    highs = [ends(each, "white_balance")[1] for each in found]
+    assert len({high for high, _, _ in highs}) == 1
+    assert len({last for _, _, last in highs}) > 1
+    assert_in_gap(math.log(highs[0][0]), 0.2)
+
+
 @pytest.mark.parametrize("samples", [120, 480])
 def test_too_few_samples_for_the_tolerance_are_stated(measure, samples):
     """At an end, the share of samples that is lost is the tolerance."""
