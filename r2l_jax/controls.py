@@ -1,9 +1,9 @@
-"""What the programs do, as calls on one's own objects: training, the drift controls, reports and exports.
+"""The programs as Python functions: training, the drift controls, reports and exports.
 
-Each function takes the flags of its program as keyword arguments, and what a caller has in hand: a run as its folder,
-or as the object that `train` or `load` returned; data as a folder, a `RawDataset` or, for new images, an array. Results
-are returned instead of printed. They are stored in the run's folder, or in `output`; those of data that is given here,
-and of models in memory, only if `output` names a folder.
+Each function takes its program's flags as keyword arguments. A run is given as its folder, or as the object that
+`train` or `load` returned; data as a folder, a `RawDataset` or, for new images, an array. Results are returned, not
+printed. They are stored in the run's folder, or in `output`. Those of models in memory, and of data that the run was not
+trained on, are stored only if `output` names a folder.
 """
 
 import base64
@@ -42,7 +42,7 @@ __all__ = ["adapt", "evaluate", "export", "forensics", "monitor", "report", "syn
 # Arguments where help texts name flags.
 _FLAG, _QUOTED = re.compile(r"--([a-z]\w*)"), r"`\1`"
 
-# What a caller may give as a run, and as data.
+# A run is a path, a `Run`, a network, or a list of them; data is a path, a `RawDataset` or an array.
 AnyRun = Any
 AnyData = Any
 
@@ -115,8 +115,9 @@ def evaluate(run: AnyRun, data: AnyData = None, pipeline: Any = None, **settings
     `(B, H, W, 3)` in [0, 1] that returns logits, a Flax module, or what `r2l_jax.from_torch` or `from_onnx` returned. A
     network needs `data`, and sees images of the `pipeline`: a name, an `isp.Pipeline`, or a function that makes one for
     a camera; by default, the parametrized one at the camera's calibration. A sensor drift may be an `isp.CameraState`
-    or a dict, such as `sensor={"exposure": -1}`. `data`, a `RawDataset`, replaces the run's own: if the
-    samples are those of the training, the test or validation samples are measured; otherwise, all.
+    or a dict, such as `sensor={"exposure": -1}`. `data`, a `RawDataset`, replaces the run's own. If the
+    run was trained on these samples, its test samples are measured, or its validation samples if it has no test
+    samples; otherwise, all samples are measured.
     """
     from r2l_jax.drift.synthesis import envelope, evaluation
     from r2l_jax.results import result
@@ -192,7 +193,7 @@ def adapt(run: AnyRun, data: AnyData = None, **settings: Any) -> "Run | Result":
 
 @_control(MonitorConfig, "run", "input", "follow", "false_alarm_every")
 def monitor(run: AnyRun, images: Any = None, **settings: Any) -> "Result | None":
-    """Compares new images with those of the training: whether they drift, how, and what it costs.
+    """Tests whether new images differ from those of the training, diagnoses the drift, and estimates what it costs.
 
     `images` are raw files and folders, or an array of raw images `(N, H, W)` in [0, 1] from the run's camera; `None`
     only stores the reference of the run. The result's `metadata["alarm"]` tells whether there is an alarm.

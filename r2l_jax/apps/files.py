@@ -122,7 +122,9 @@ class Cameras(NamedTuple):
 
     @classmethod
     def of_run(cls, run: Run, camera: KnownCamera | None = None) -> "Cameras":
-        """Returns the cameras of files that a run processes, by default each file's own, or that of the training.
+        """Returns the cameras of files that a run processes.
+
+        If none is given, camera formats bring their own, and other files are of the training's camera.
 
         Raises:
             InputError: the models of the run do not take raw files.

@@ -80,11 +80,12 @@ def mutual_information(probabilities: Float[Array, "... classes"]) -> Float[Arra
 
 
 def adapt(model: RawToLogit, raws: Raws, task: Task, score: float, clean: Known | None = None) -> Adapted:
-    """Mixes the statistics of clean images in all normalization layers with those of at least two new raw images.
+    """Mixes the statistics of new raw images, at least two, into those of clean images, in all normalization layers.
 
-    The share of the new ones is chosen by leave-one-out, see `pseudo_images`; it is 1 if that gives a greater mutual
-    information. The validation score says how confident a classifier must be on them. `clean` has the statistics of
-    clean images (see `known_of`), by default those of training, which mix those of several cameras.
+    Leave-one-out chooses the share of the new images, see `pseudo_images`; the share is 1 where that gives a greater
+    mutual information. The validation score decides how confident a classifier must be on the new images. `clean` has
+    the statistics of clean images, see `known_of`. Without it, the running statistics of the training serve instead;
+    after training with camera augmentation, these also cover other cameras.
     """
     known = statistics(model) if clean is None else clean
     *_, moments = _mixed(model, raws, task, 0.0, known)

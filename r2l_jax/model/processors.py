@@ -45,8 +45,8 @@ class OwnNormalization(Standardize):
     """The normalization of a head that has its own, whose numbers need not be statistics of any images.
 
     It also knows the (running) statistics of the images that the model processes, which have no effect in training.
-    Given the statistics of other images, it first changes the brightness and the contrast of each channel to those of
-    the known images, and then normalizes.
+    Given the statistics of other images, it first gives each channel the brightness and the contrast that the known
+    images have, and then normalizes.
     """
 
     def __init__(self, mean: Float[Array, "3"], std: Float[Array, "3"]):

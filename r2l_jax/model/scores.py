@@ -138,7 +138,7 @@ class Auroc(Score):
 
 @dataclasses.dataclass(frozen=True)
 class AveragePrecision(Score):
-    """The mean average precision of boxes: "map" over ten thresholds, or "map50" at 0.5; or that of class `of`."""
+    """The mean average precision of boxes: "map" over ten thresholds, "map50" at 0.5; of all classes, or of `of`."""
 
     of: int | None = None
 

@@ -183,7 +183,7 @@ def _judged(
         loss = frozen.task.loss(logits, batch)
         return sign * loss, (loss, frozen.task.probabilities(logits, raw.shape[0])[0])
 
-    # Of all positions as one parameter.
+    # All positions together are one parameter.
     declarations = {"positions": isp.Parameter(None, width=1.0, low=-REACH, high=REACH)}
     default, at = {"positions": jnp.zeros_like(positions)}, {"positions": positions}
     moved, state, slope, others = ranges.descend(_OPTIMIZER, declarations, default, cost, at, state, {"positions": 1.0})

@@ -23,7 +23,7 @@ _LOSSLESS_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # The color types of PNG, and the number of channels of each.
 _GRAY, _CHANNELS = 0, {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-# The chunks of samples, those of further frames included, and the last one.
+# The chunks that hold samples, of the picture and of an animation's frames, and the chunk that ends a file.
 _FRAMES = (b"IDAT", b"acTL", b"fcTL", b"fdAT", b"IEND")
 # The first column and row, and the steps between columns and rows, of the seven passes of an interlaced PNG.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))

@@ -23,9 +23,9 @@ _given: weakref.WeakValueDictionary[str, RawDataset] = weakref.WeakValueDictiona
 
 
 def given(dataset: RawDataset) -> str:
-    """Returns a name by which `load` finds a data set that the caller holds in memory, as long as it does.
+    """Returns the name under which `load` finds a data set in memory, for as long as somebody holds it.
 
-    The name depends on the content alone, so that it also finds the same data in a later process.
+    The name is a hash of the content: where equal data is made again, even in a later process, it has the same name.
     """
     content = dataset.fingerprint if dataset.source else dataset.content
     groups = None if dataset.groups is None else dataset.groups.tolist()

@@ -38,7 +38,7 @@ _ROUNDING = 1e-6
 
 
 class _Measured(NamedTuple):
-    """What is measured at a point.
+    """The measurements at one point: the model with some knobs moved.
 
     Attributes:
         scores: the score on all samples, then on each resample of their groups.
