@@ -2,8 +2,8 @@
 
 Each function takes its program's flags as keyword arguments. A run is given as its folder, or as the object that
 `train` or `load` returned; data as a folder, a `RawDataset` or, for new images, an array. Results are returned, not
-printed. They are stored in the run's folder, or in `output`. Those of models in memory, and of data that the run was not
-trained on, are stored only if `output` names a folder.
+printed. They are stored in the run's folder, or in `output`. Those of models in memory, and of data that the run was
+not trained on, are stored only if `output` names a folder.
 """
 
 import base64
