@@ -209,17 +209,19 @@ def _argument(leaf: _Leaf, value: Any) -> Any:
     value = value.tolist() if type(value).__module__ == "numpy" else value
     if not leaf.is_list or value is None:
         return str(value) if leaf.type is str and isinstance(value, os.PathLike | int | float) else value
-    if isinstance(value, Mapping):
-        value = ",".join(f"{name}={_text(amount)}" for name, amount in value.items())
     # A text is one value or a list, as in a flag; a camera state stays whole.
-    single = isinstance(value, str | os.PathLike | int | float) or dataclasses.is_dataclass(value)
+    single = isinstance(value, str | os.PathLike | int | float | Mapping) or dataclasses.is_dataclass(value)
     each: list[Any] = [value] if single else list(typing.cast(Any, value))
     if isinstance(value, str) and not (leaf.declared.kind == "states" and "=" in value):
         each = value.split(",")
     if (kind := typing.get_args(leaf.type)[0]) is str:
-        texts = [_text(one) for one in each]
+        texts = [_state(one) if isinstance(one, Mapping) else _text(one) for one in each]
         return [] if texts == ["none"] and leaf.declared.each else texts
     return _numbers(leaf.name, kind, each) if isinstance(value, str) else each
+
+
+def _state(amounts: Mapping[str, Any]) -> str:
+    return ",".join(f"{name}={_text(amount)}" for name, amount in amounts.items())
 
 
 def _numbers(name: str, kind: type, texts: Sequence[str]) -> tuple[Any, ...]:

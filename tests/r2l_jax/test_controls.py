@@ -307,7 +307,10 @@ def test_runs_in_memory_are_compared_by_name_and_written_by_name(run, tmp_path):
         r2l_jax.report(adapted)
 
 
-@pytest.mark.parametrize("given", [{"exposure": -1}, isp.CameraState(exposure=-1.0), "exposure=-1", ["exposure=-1"]])
+@pytest.mark.parametrize(
+    "given",
+    [{"exposure": -1}, [{"exposure": -1}], isp.CameraState(exposure=-1.0), "exposure=-1", ["exposure=-1"]],
+)
 def test_a_camera_state_may_be_a_dict_an_object_or_text(given):
     config = called(EvaluationConfig, {"run": "x", "against": "sensor", "sensor": given})
     assert [case.name for case in config.cases] == ["clean", "exposure=-1"]
