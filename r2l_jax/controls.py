@@ -120,7 +120,6 @@ def evaluate(run: AnyRun, data: AnyData = None, pipeline: Any = None, **settings
     samples; otherwise, all samples are measured.
     """
     from r2l_jax.drift.synthesis import envelope, evaluation
-    from r2l_jax.results import result
 
     if pipeline is not None and not _is_network(run):
         raise InputError("`pipeline` is for a network without a run: a run has its own")
@@ -139,9 +138,7 @@ def evaluate(run: AnyRun, data: AnyData = None, pipeline: Any = None, **settings
         config = called(EvaluationConfig, {**how, **settings, "run": uris})
         if config.limits.envelope:
             return envelope.run(config)
-        found = evaluation.run(config)
-        both = result.read(config.output_dir) if len(found) > 1 else None
-        return both or next(iter(found.values()))
+        return evaluation.run(config).shown
 
 
 @_control(ForensicsConfig, "run")

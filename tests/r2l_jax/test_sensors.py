@@ -48,8 +48,8 @@ def test_everything_works_on_every_sensor(base, tmp_path, pattern, half_size):
     assert fold.dataset.camera.pattern == isp.cfa.canonical(pattern)
 
     against = {"against": ("exposures",), "exposures": (0.5,)}
-    found = evaluation.run(build(EvaluationConfig, run=(str(config.run_dir),), **against))
-    assert [row[0] for row in found["run"].tables["drops"].rows] == ["clean", "exposures", "light=0.5"]
+    found = evaluation.run(build(EvaluationConfig, run=(str(config.run_dir),), **against)).shown
+    assert [row[0] for row in found.tables["drops"].rows] == ["clean", "exposures", "light=0.5"]
     searches = {"adv_parameters": ("all", "black_level"), "adv_aux_weight": (10.0,), "steps": 2, "starts": 1}
     which = {"analyses": ("sensitivity", "worst_case"), "adv_noise_layer": True}
     analyses = forensics.run(build(ForensicsConfig, run=str(config.run_dir), **which, **searches))

@@ -66,6 +66,7 @@ def evaluate(config: StudyConfig, run: TrainConfig) -> None:
     evaluation.run(
         EvaluationConfig(
             run=(str(run.run_dir),),
+            output=str(run.run_dir / "evaluation"),
             code=run.code,
             against=("pipelines", "corruptions"),
             pipelines=tuple(PIPELINES.values()),

@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,18 +27,23 @@ from r2l_jax.model.processor_hash import processor_hash
 from r2l_jax.results import store
 from r2l_jax.results.heat_map import heat_map
 from r2l_jax.results.locks import writing_to_all
-from r2l_jax.results.result import DROP, SCORE, Cell, Column, Figure, Result, Table, cached, write
+from r2l_jax.results.result import DROP, SCORE, Cell, Column, Figure, Result, Table, cached, read, write
 from r2l_jax.training.record import run_names
 
 
-def run(config: EvaluationConfig) -> dict[str, Result]:
+class Evaluated(NamedTuple):
+    """The summaries of runs under drift by the names of the runs, and the result that shows all runs."""
+
+    summaries: Mapping[str, Result]
+    shown: Result
+
+
+def run(config: EvaluationConfig) -> Evaluated:
     """Tests every run or group of seeds in each group of cases, except for those that an earlier call has finished.
 
     The folder `evaluation` of a run or a group gets a result for each group of cases, with the outcome of each sample,
-    and their summary. Several runs are compared in a result in the output folder.
-
-    Returns:
-        The summaries by the names of the runs.
+    and their summary. Several runs are compared in a result in the output folder. Results that have cases which are not
+    tested now stay there; the new ones go to a numbered folder beside them, unless the settings name a folder.
 
     Raises:
         InputError: a folder is not a finished run, the cases do not fit the runs, or another program is writing to the
@@ -48,35 +54,55 @@ def run(config: EvaluationConfig) -> dict[str, Result]:
     folds = {label: folds_of(config.of_run(uri)) for label, uri in uris.items()}
     _check(config, folds)
     groups = {label: _groups_of_samples(config, of_run) for label, of_run in folds.items()}
-    folders = {label: _folder(config, label, uri) for label, uri in uris.items()}
+    ids = {label: ids_of(of_run) for label, of_run in folds.items()}
+    folders = {label: _folder(config, label, uri, ids[label]) for label, uri in uris.items()}
+    together = {f"{label}/{name}": training for label, each in ids.items() for name, training in each.items()}
+    output = _beside(config, config.output_dir, together) if len(uris) > 1 else folders[next(iter(uris))]
     tested, summaries = [], {}
-    with writing_to_all([config.output_dir, *folders.values()]), stop.after_step():
+    with writing_to_all([output, *folders.values()]), stop.after_step():
         for label, of_run in folds.items():
             blocks = _blocks(config, label, of_run, folders[label])
             found, ensemble = Measured.of(label, of_run[0].fold, config.cases, blocks, config.about)
             tested.append(found)
-            metadata = {"training": ids_of(of_run), "flags": flat(config)}
+            metadata = {"cases": _names(config), "training": ids[label], "flags": flat(config)}
             summaries[label] = summary.summarize(config, found, ensemble, metadata, groups[label])
             write(folders[label], summaries[label])
         shown = summaries[tested[0].label]
         if len(tested) > 1:
-            ids = {
-                f"{label}/{name}": training for label, each in folds.items() for name, training in ids_of(each).items()
-            }
-            shown = comparison.compare(tested, {"training": ids, "flags": flat(config)})
-            write(config.output_dir, shown)
+            metadata = {"cases": _names(config), "training": together, "flags": flat(config)}
+            shown = comparison.compare(tested, metadata)
+            write(output, shown)
     print(
         dataclasses.replace(shown, tables={name: shown.tables[name] for name in shown.tables if name != "cases"}).text()
     )
-    print(f"\n{closing(config.output_dir, config.run, config.output is None)}")
-    return summaries
+    print(f"\n{closing(output, config.run, config.output is None)}")
+    return Evaluated(summaries, shown)
 
 
-def _folder(config: EvaluationConfig, label: str, uri: str) -> pathlib.Path:
+def _folder(config: EvaluationConfig, label: str, uri: str, training: Mapping[str, str]) -> pathlib.Path:
     """Returns the folder of a run's results."""
     if config.output is None:
-        return pathlib.Path(uri) / "evaluation"
+        return _beside(config, pathlib.Path(uri) / "evaluation", training)
     return config.output_dir if len(config.run) == 1 else config.output_dir / label.strip("/").replace("/", "_")
+
+
+def _beside(config: EvaluationConfig, folder: pathlib.Path, training: Mapping[str, str]) -> pathlib.Path:
+    """Returns the folder for results of trained models: one that holds none of them in cases which are not tested now.
+
+    That is the given folder or a numbered one in it.
+    """
+    if config.output is not None:
+        return folder
+    for place in itertools.chain([folder], (folder / str(number) for number in itertools.count(2))):
+        held = read(place)
+        others = set(held.metadata.get("cases", ())).difference(_names(config)) if held else set()
+        if held is None or not others or held.metadata.get("training") != training:
+            return place
+    raise AssertionError("unreachable")
+
+
+def _names(config: EvaluationConfig) -> list[str]:
+    return [case.name for case in config.cases]
 
 
 def _check(config: EvaluationConfig, folds: Mapping[str, Sequence[TrainedFold]]) -> None:

@@ -47,7 +47,7 @@ def test_splits_are_taken_from_runs_of_the_same_intensities(base, several):
 def test_a_finished_run_is_tested_from_all_of_its_mosaics(several, tmp_path):
     cases = {"against": ("intensities", "exposures"), "intensities": (0.05, 0.25, 1.0), "exposures": (0.5,)}
     config = EvaluationConfig(run=(str(several.run_dir),), by=("iso",), output=str(tmp_path), **cases)
-    summary = evaluation.run(config)["several"]
+    summary = evaluation.run(config).summaries["several"]
     assert summary.metadata["clean"] == ["iso=0.05", "iso=1"]
     tables = [read(tmp_path / group).tables["models"] for group in ("clean", "intensities")]
     loss = {case: loss for table in tables for _, case, _, loss, _ in table.rows}

@@ -5,6 +5,7 @@ import signal
 
 import brightness
 import folds_by_hand
+import msgspec
 import numpy as np
 import pytest
 from scipy import stats
@@ -79,7 +80,7 @@ def rows(table):
 
 
 def test_each_group_of_cases_has_its_result_and_all_have_a_summary(settings, measured, capsys):
-    summary = evaluation.run(settings)["static"]
+    summary = evaluation.run(settings).summaries["static"]
     output = settings.output_dir
     results = {path.parent.name for path in output.rglob("result.json")}
     assert results == {"corruptions", "evaluation", "clean", "pipelines"}
@@ -104,8 +105,31 @@ def test_each_group_of_cases_has_its_result_and_all_have_a_summary(settings, mea
     np.testing.assert_array_equal(block.samples, range(10, 16))
     assert block.score("fold_1", "gaussian_noise.5") == noise["fold_1", "gaussian_noise.5"]["accuracy"]
     # What is there is found again.
-    again = evaluation.run(settings)["static"]
+    again = evaluation.run(settings).summaries["static"]
     assert (again.tables, len(measured)) == (summary.tables, 6)
+
+
+def test_a_smaller_evaluation_goes_beside_a_larger_one(group, runs, capsys):
+    whole = EvaluationConfig(
+        run=(str(group),), against=("corruptions",), corruptions=("brightness", "contrast"), severities=(3,)
+    )
+    large, place = evaluation.run(whole).shown, group / "evaluation"
+    smaller = dataclasses.replace(whole, corruptions=("brightness",))
+    others = dataclasses.replace(whole, against=("exposures",), exposures=(0.5,))
+    for settings, number in ((smaller, "2"), (others, "3"), (smaller, "2")):
+        capsys.readouterr()
+        shown = evaluation.run(settings).shown
+        assert f"results in {place / number}\n" in capsys.readouterr().out
+        assert result.read(place / number).tables == shown.tables
+    assert result.read(place).tables == large.tables
+    # One that has all cases of the first takes its place, and so does any evaluation of models trained since.
+    evaluation.run(dataclasses.replace(whole, severities=(3, 5)))
+    assert "brightness.5" in result.read(place).metadata["cases"]
+    (fold,) = runs["seed_3"]
+    later = fold.about.history[0] | {"epoch": 1}
+    runs["seed_3"] = [dataclasses.replace(fold, about=msgspec.structs.replace(fold.about, history=[later]))]
+    evaluation.run(smaller)
+    assert result.read(place).metadata["cases"] == ["clean", "brightness.3"]
 
 
 def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, runs, settings, capsys):
@@ -117,7 +141,7 @@ def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, runs, s
     runs["several"] = [brightness.fold(pool, range(8), range(8, 24), config=config)]
     drifts = {"intensities": (0.5, 1.0), "exposures": (0.01,)}
     settings = EvaluationConfig(run=("several",), against=(*drifts,), **drifts, by=("iso",), output=settings.output)
-    summary = evaluation.run(settings)["several"]
+    summary = evaluation.run(settings).summaries["several"]
     assert summary.metadata["clean"] == ["iso=0.5", "iso=1"]
     dark = 1 - labels[4:12].mean()
     assert dark == 0.5
@@ -150,7 +174,7 @@ def test_states_and_other_cameras_are_cases_beside_severities(settings, tmp_path
         severities=(2,),
         cameras=(str(tmp_path / "new.json"),),
     )
-    summary = evaluation.run(settings)["static"]
+    summary = evaluation.run(settings).summaries["static"]
     bright = INTENSITIES[INTENSITIES > brightness.BRIGHT]
     lost = {
         **dict.fromkeys(("light=0.5", "underexposure.2", "exposure=-1"), 8),
@@ -212,7 +236,7 @@ def group(runs, tmp_path):
 def test_a_group_is_measured_together_with_its_ensemble(group, runs, measured, capsys):
     settings = EvaluationConfig(run=(str(group),), against=("corruptions",), corruptions=("brightness",))
     assert settings.output_dir == group / "evaluation"
-    summary, printed = evaluation.run(settings)["group"], capsys.readouterr().out
+    summary, printed = evaluation.run(settings).summaries["group"], capsys.readouterr().out
     names = [f"seed_{seed}/fold_0" for seed in (1, 2, 3)]
     assert [models for models, _ in measured] == [names, names]
     assert summary.metadata["members"] == [f"group/seed_{seed}" for seed in (1, 2, 3)]
@@ -224,7 +248,7 @@ def test_a_group_is_measured_together_with_its_ensemble(group, runs, measured, c
     assert members["group (ensemble)"][0] == clean["ensemble/fold_0"] == clean["seed_2/fold_0"]
     assert members["group/seed_3"][0] == clean["seed_3/fold_0"]
     # Intervals about these models are made of the same outcomes.
-    narrower = evaluation.run(dataclasses.replace(settings, about="model"))["group"]
+    narrower = evaluation.run(dataclasses.replace(settings, about="model")).summaries["group"]
     assert len(measured) == 2
     widths = [high - low for _, low, high in (rows(each.tables["drops"])["clean"][1] for each in (summary, narrower))]
     assert widths[1] < widths[0]
@@ -243,7 +267,7 @@ def test_a_group_is_measured_together_with_its_ensemble(group, runs, measured, c
     assert "95% confidence intervals about the training recipe (3 seeds, 16 validation samples)" in printed
     # Members of other samples have no ensemble.
     runs["seed_3"] = [folds_by_hand.fold_of(DATASET, (), range(15, -1, -1), model=brightness.model(DATASET))]
-    apart = evaluation.run(settings)["group"]
+    apart = evaluation.run(settings).summaries["group"]
     assert [models for models, _ in measured[2:4]] == [names[:2], names[2:]]
     assert [*rows(apart.tables["members"])] == summary.metadata["members"]
 
@@ -255,7 +279,7 @@ def test_segmentation_is_scored_by_the_intersection_over_union(runs, settings):
     masks = dataclasses.replace(halves, read=lambda index: empty if index == 3 else halves.read(index))
     runs["masks"] = [brightness.fold(masks, [0], [1, 2, 3])]
     settings = dataclasses.replace(settings, run=("masks",), **BRIGHTENED)
-    summary = evaluation.run(settings)["masks"]
+    summary = evaluation.run(settings).summaries["masks"]
     assert (summary.metadata["score"], "by_class" in summary.tables) == ("iou", False)
     clean, bright = (
         found(settings, "clean")["fold_0", "clean"],
@@ -274,7 +298,7 @@ def test_several_classes_of_pixels_are_scored_by_their_mean_iou_and_each(runs, s
     classes = {"classes": ("dark", "bright", "absent"), "read": lambda index: (halves.read(index)[0], masks)}
     runs["masks"] = [brightness.fold(dataclasses.replace(halves, **classes), [0], [1, 2, 3])]
     settings = dataclasses.replace(settings, run=("masks",), **BRIGHTENED)
-    summary = evaluation.run(settings)["masks"]
+    summary = evaluation.run(settings).summaries["masks"]
     assert summary.metadata["score"] == "mean_iou"
     assert summary.tables["drops"].rows[0][2][0] == 1
     # Of the 12 columns with labels, 8 are dark.
@@ -293,7 +317,7 @@ def test_scores_by_class_are_its_recall(runs, settings, score):
     labels, config = (INTENSITIES > brightness.BRIGHT).astype(np.int32), build(TrainConfig, score=score)
     runs["learned"] = [brightness.fold(dataclasses.replace(DATASET, labels=labels), (), range(4, 16), config=config)]
     settings = dataclasses.replace(settings, run=("learned",), **BRIGHTENED)
-    by = rows(evaluation.run(settings)["learned"].tables["by_class"])
+    by = rows(evaluation.run(settings).summaries["learned"].tables["by_class"])
     assert by == {"dark": [4, 1, 1, 1, "brightness.5"], "bright": [8, 1, 0, 0, "brightness.5"]}
 
 
