@@ -111,13 +111,14 @@ def train(data: AnyData = None, **settings: Any) -> "Run":
 def evaluate(run: AnyRun, data: AnyData = None, pipeline: Any = None, **settings: Any) -> "Result":
     """Tests a model under drift: other pipelines, exposures, sensors and cameras, and corruptions.
 
-    `run` is a run, a list of runs to compare, or a trained network without a run: a function in `jax.numpy` of images
-    `(B, H, W, 3)` in [0, 1] that returns logits, a Flax module, or what `r2l_jax.from_torch` or `from_onnx` returned. A
-    network needs `data`, and sees images of the `pipeline`: a name, an `isp.Pipeline`, or a function that makes one for
-    a camera; by default, the parametrized one at the camera's calibration. A sensor drift may be an `isp.CameraState`
-    or a dict, such as `sensor={"exposure": -1}`. `data`, a `RawDataset`, replaces the run's own. If the
-    run was trained on these samples, its test samples are measured, or its validation samples if it has no test
-    samples; otherwise, all samples are measured.
+    `run` is a run, a list of runs to compare, or a trained network without a run: a function of images `(B, H, W, 3)`
+    in [0, 1] that returns logits, in `jax.numpy` or in NumPy (then it has no gradients), a Flax module, or what
+    `r2l_jax.from_torch` or `from_onnx` returned. A network needs `data`, and sees images of the `pipeline`: a name, an
+    `isp.Pipeline`, or a function that makes one for a camera; by default, the parametrized one at the camera's
+    calibration. A sensor drift may be an `isp.CameraState` or a dict, such as `sensor={"exposure": -1}`.
+
+    `data`, a `RawDataset`, replaces the run's own. If the run was trained on these samples, its test samples are
+    measured, or its validation samples if it has no test samples; otherwise, all samples are measured.
     """
     from r2l_jax.drift.synthesis import envelope, evaluation
 
@@ -396,9 +397,15 @@ def _uri_of(run: "Run") -> str | None:
 
 
 def _module_of(function: Callable) -> Any:
-    """Makes a Flax module of a function of images."""
+    """Makes a Flax module of a function of images in `jax.numpy` or NumPy."""
+    import jax
     import jax.numpy as jnp
     from flax import nnx
+
+    from r2l_jax.model.heads import FrozenHead
+    from r2l_jax.model.host_networks import NumpyNetwork
+
+    on_host = FrozenHead(NumpyNetwork(function))
 
     class Function(nnx.Module):
         def __init__(self):
@@ -406,7 +413,10 @@ def _module_of(function: Callable) -> Any:
             self.none = nnx.Variable(jnp.zeros(()))
 
         def __call__(self, images: Any) -> Any:
-            return function(images)
+            try:
+                return function(images)
+            except jax.errors.TracerArrayConversionError:
+                return on_host(images)
 
     return Function()
 
@@ -442,5 +452,8 @@ def _of_network(network: Any, data: AnyData, pipeline: Any, folder: pathlib.Path
         TrainConfig,
         {"dataset": datasets.given(data), "epochs": 0, "logdir": str(folder), "run_name": name, **named},
     )
-    training.run(config, shows=False)
+    try:
+        training.run(config, shows=False)
+    except InputError as error:
+        raise InputError(str(error).replace(f"classifier_network={named['classifier_network']}", "run")) from None
     return str(config.run_dir), {"code": config.code}

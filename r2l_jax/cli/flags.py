@@ -302,16 +302,21 @@ def flat(config: Settings) -> dict[str, Any]:
     return values
 
 
-def arguments(settings: type, values: Mapping[str, Any]) -> list[str]:
-    """Returns a program's arguments, quoted, for the flags that differ from their defaults.
+def changed(settings: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values that differ from the defaults; they may come from JSON, where tuples are lists."""
+    known = {leaf.name: leaf for leaf in leaves(settings)}
+    each = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return {
+        name: value
+        for name, value in each.items()
+        if value is not None and not (name in known and value == known[name].default)
+    }
 
-    Values may come from JSON, where tuples are lists.
-    """
+
+def arguments(settings: type, values: Mapping[str, Any]) -> list[str]:
+    """Returns a program's arguments, quoted, for the flags that differ from their defaults, see `changed`."""
     known, found = {leaf.name: leaf for leaf in leaves(settings)}, []
-    for name, value in values.items():
-        value = tuple(value) if isinstance(value, list) else value
-        if value is None or (name in known and value == known[name].default):
-            continue
+    for name, value in changed(settings, values).items():
         if isinstance(value, bool) and not (name in known and known[name].declared.kind):
             found.append(f"--{'' if value else 'no'}{name}")
         else:

@@ -14,7 +14,10 @@ from r2l_jax.data.files.known_camera import find_camera
 from r2l_jax.data.files.masks import IGNORED
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets.datasets import given
-from r2l_jax.errors import InputError
+from r2l_jax.errors import InputError, warn
+
+# If more than this fraction of integers exceed the white level, it may be a mistake.
+_ABOVE = 0.01
 
 
 def from_arrays(
@@ -126,8 +129,13 @@ def _divisor(raws: np.ndarray, of_camera: float | int | None, given: float | int
         raise InputError("`raws` are integers: give the `white_level` at which the sensor saturates, such as 4095")
     if not 0 < white < np.inf:
         raise InputError(f"`white_level` must be positive, got {white}")
-    for index, raw in enumerate(raws) if raws.dtype.kind == "i" else ():
+    above = 0
+    for index, raw in enumerate(raws):
         _check(raw, raw >= 0, "`raws` must not be negative", index)
+        above += np.count_nonzero(raw > white)
+    if above > _ABOVE * raws.size:
+        share = f"{above / raws.size:.0%} of the numbers in `raws` exceed"
+        warn(f"{share} `white_level={white:g}` and are clipped: is it the level at which the sensor saturates?")
     return white
 
 

@@ -82,8 +82,13 @@ def drawn(samples: int, groups: int, measured: str) -> str:
     """Describes samples, such as "480 test samples" or "272 test samples of 8 groups", and warns of few groups."""
     if groups == samples:
         return f"{samples} {measured} samples"
-    few = ", so few that intervals are uncertain" if groups < _FEW_GROUPS else ""
+    few = ", so few that intervals are uncertain" if are_few(samples, groups) else ""
     return f"{samples} {measured} samples of {groups} groups{few}"
+
+
+def are_few(samples: int, groups: int) -> bool:
+    """Tells whether samples have so few groups that intervals are uncertain."""
+    return groups < min(samples, _FEW_GROUPS)
 
 
 def stated(about: About, members: int, drawn: str) -> str:

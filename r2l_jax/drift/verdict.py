@@ -12,15 +12,22 @@ from r2l_jax.results.result import Interval
 # The most losses that a sentence names.
 _NAMED = 3
 
+# An interval wider than this, without a change that it shows, tells nothing.
+_UNCLEAR = 0.2
+
 
 def change(found: Interval, words: tuple[str, str, str], under: str = "") -> str:
-    """Says in points how much the score changes; `words` are for a positive change, a negative one, and neither."""
+    """Says in points how much the score changes; `words` are for a positive change, a negative one, and neither.
+
+    An interval that is too wide to tell says so.
+    """
     _, low, high = found
     if low > 0:
         return f"{words[0]} {whole_points(low, high)}{under}"
     if high < 0:
         return f"{words[1]} {whole_points(-high, -low)}{under}"
-    return f"{words[2]}{under} ({whole_points(low, high)})"
+    unclear = "; too few samples to tell" if high - low > _UNCLEAR else ""
+    return f"{words[2]}{under} ({whole_points(low, high)}{unclear})"
 
 
 def significant(losses: Mapping[str, Interval]) -> list[str]:

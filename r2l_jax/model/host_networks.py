@@ -1,4 +1,4 @@
-"""Frozen PyTorch and ONNX networks, which compute outside of JAX as part of a JAX model: of logits, or of boxes.
+"""Frozen PyTorch, ONNX and NumPy networks, which compute outside of JAX as part of a JAX model: of logits, or of boxes.
 
 `jax.jit` and `jax.vmap` work, and for PyTorch `jax.grad`. Images mapped over by `vmap`, such as the images of parallel
 searches, reach the network in one call. On a GPU, images pass through host memory.
@@ -12,6 +12,7 @@ import importlib
 import inspect
 import logging
 import pathlib
+import secrets
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,6 +133,26 @@ class OnnxNetwork(HostNetwork):
             found = f"{logits.shape} for {len(array)} images"
             raise InputError(f"{self._file} must return logits (B, C) or of rank 4, got shape {found}")
         return np.asarray(logits, np.float32)
+
+
+class NumpyNetwork(HostNetwork):
+    """A function of NumPy images `(B, H, W, 3)` that returns logits, without gradients."""
+
+    def __init__(self, function: Callable[[np.ndarray], Any]):
+        super().__init__()
+        self.identity, self._function = secrets.token_hex(), function
+
+    def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
+        """Computes the logits of images `(N, 3, H, W)`."""
+        array = np.moveaxis(np.array(images), 1, -1)
+        logits = np.asarray(self._function(array), np.float32)
+        if logits.ndim not in (2, 4) or len(logits) != len(array):
+            raise InputError(f"the network must return logits (B, C) or (B, H, W, C), got shape {logits.shape}")
+        return logits if logits.ndim == 2 else np.moveaxis(logits, -1, 1)
+
+    def detections(self, images: np.ndarray) -> list[np.ndarray]:
+        """Raises an InputError: a function of logits detects nothing."""
+        raise InputError("a function of images must return logits; to detect objects, use from_torch or from_onnx")
 
 
 class TorchNetwork(HostNetwork):
@@ -376,7 +397,8 @@ def _array(tensor: Any) -> np.ndarray:
 def with_gradient(network: HostNetwork) -> TorchNetwork:
     """Returns a network that has gradients; raises an InputError for others."""
     if not isinstance(network, TorchNetwork):
-        raise InputError("the head must have gradients, got an ONNX network, which has none")
+        kind = "an ONNX network" if isinstance(network, OnnxNetwork) else "a NumPy function"
+        raise InputError(f"the head must have gradients, got {kind}, which has none")
     return network
 
 

@@ -121,7 +121,7 @@ class Table(NamedTuple):
         return {title: float(cell) for title, cell in cells.items() if isinstance(cell, int | float)}
 
     def to_pandas(self) -> Any:
-        """Returns the table as a `pandas.DataFrame`; the ends of intervals have separate columns."""
+        """Returns the table as a `pandas.DataFrame` of `records`."""
         try:
             import pandas  # pyright: ignore[reportMissingImports]
         except ImportError:
@@ -132,7 +132,10 @@ class Table(NamedTuple):
         return notebook.of_table(self)
 
     def records(self) -> list[dict[str, Any]]:
-        """Returns the rows by column; the ends of intervals have separate columns."""
+        """Returns the rows by column; the ends of intervals have separate columns.
+
+        Scores and their differences are fractions, of which texts show hundredths, points.
+        """
         records = []
         for row in self.rows:
             records.append({})

@@ -139,6 +139,25 @@ def test_a_function_of_images_is_measured_without_a_run(data):
     assert "128" in str(found)
 
 
+def test_a_function_of_numpy_arrays_is_measured_but_has_no_gradients(data):
+    linear = isp.static(CAMERA, "bilinear", "none", "none")
+    seen = []
+
+    def dark(images):
+        seen.append(images.shape[1:])
+        means = np.asarray(images).mean((1, 2, 3))
+        return np.stack([0.7 - means, means - 0.7], 1)
+
+    found = r2l_jax.evaluate(dark, data, pipeline=linear, against="exposures", exposures=0.5)
+    scores = found.tables["drops"].numbers("accuracy")
+    assert (scores["clean"], scores["light=0.5"]) == (1, 0.5)
+    assert set(seen) == {(*data.shape, 3)}
+    with pytest.raises(InputError, match=r"^the head must have gradients, got a NumPy function, which has none"):
+        r2l_jax.forensics(dark, data, analyses="sensitivity")
+    with pytest.raises(InputError, match=r"^`run`: the network must return logits \(B, C\) "):
+        r2l_jax.evaluate(lambda images: np.asarray(images).mean((1, 2, 3)), data, pipeline=linear)
+
+
 def test_adapting_to_an_array_returns_a_model_that_every_control_takes(run, data):
     raws = data_of(light=0.6).samples(np.arange(128))[0]
     adapted = r2l_jax.adapt(run, raws, force=True)

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from r2l_jax.cli.flags import arguments, flat
+from r2l_jax.cli.flags import arguments, changed, flat
 from r2l_jax.config import TrainConfig
+from r2l_jax.data.settings import IN_MEMORY
 from r2l_jax.drift.synthesis.config import TOGETHER, EvaluationConfig
 from r2l_jax.errors import InputError, warn
 from r2l_jax.results import result
@@ -138,9 +139,13 @@ class RunRecord(NamedTuple):
 
     @property
     def command(self) -> str:
-        """The command that trains the run again, in lines of at most about 80 characters."""
+        """The command that trains the run again, in lines of at most about 80 characters; for arrays, the call."""
+        flags = self.folds[0].record.flags
+        if str(flags.get("dataset")).startswith(IN_MEMORY):
+            given = [f"{name}={value!r}," for name, value in changed(TrainConfig, flags).items() if name != "dataset"]
+            return "\n    ".join(["r2l_jax.train(", "data,  # the same arrays", *given]) + "\n)"
         lines = ["python scripts/train.py"]
-        for text in arguments(TrainConfig, self.folds[0].record.flags):
+        for text in arguments(TrainConfig, flags):
             if len(lines[-1]) + len(text) < 78:  # A space is between them, and a backslash after them.
                 lines[-1] += f" {text}"
             else:

@@ -166,12 +166,13 @@ def adapt(settings: MethodSettings, fold: Trained, under: Drifted, clean: Clean)
         figures["curves"] = Figure(functools.partial(_draw_curves, searched), (6, 4), "objective of the searches")
     figures["pictures"] = _pictures(fold, under, adapted)
     notes = [f"Statistics of {tried.statistics}."] if tried.statistics else []
+    unused = []
     if tried.refusal:
-        notes.append(f"The unlabeled images were not used: {tried.refusal}; `force` uses them anyway.")
+        unused.append(f"The unlabeled images were not used: {tried.refusal}; `force` uses them anyway.")
     if searched and searched.note:
-        notes.append(searched.note)
-    notes.append(f"{fold.about.checkpoint} checkpoint")
-    metadata = {"notes": notes, "measured": under.measured}
+        unused.append(searched.note)
+    notes += [*unused, f"{fold.about.checkpoint} checkpoint"]
+    metadata = {"notes": notes, "unused": unused, "measured": under.measured}
     return Result(metadata, tables, figures, measure.packed_blocks([clean(), outcomes])), adapted
 
 
@@ -201,7 +202,8 @@ def _over_models(
             rows[name].append(found)
             if name == _RECOVERED:
                 words = change(found, ("recovers", "loses", "shows no gain"))
-                verdict.append(f"Adjustment to {in_words(drift.name)} {words}.")
+                unused = itertools.chain(*(each[drift.name].metadata["unused"] for each in results.values()))
+                verdict.append(" ".join([f"Adjustment to {in_words(drift.name)} {words}.", *dict.fromkeys(unused)]))
         before, after = outcomes[NOTHING], outcomes[result_row]
         samples = measure.joined_samples(each for each in of_members[0] if result_row in each.models)
         measured = results[folds[0].name][drift.name].metadata["measured"]

@@ -192,8 +192,10 @@ def figure(tested: Sequence[Measured]) -> Figure:
 def _verdict(tested: Measured, clean: Interval, drops: Mapping[str, Interval], checkpoint: str) -> list[str]:
     """States the score without drift, and for each kind of drift the mean loss and the significant losses."""
     guess = f"; chance: {round(100 / len(tested.fold.task.classes))}" if tested.score_name == "accuracy" else ""
+    groups = tested.clean.shape[1]
+    few = f" Intervals of only {groups} groups are uncertain." if statistics.are_few(tested.count, groups) else ""
     score = f"The {tested.score_name} without drift is {whole_points(*clean[1:])} ({checkpoint} checkpoint{guess})."
-    sentences, words = [score], ("Loses", "Gains", "Shows no loss")
+    sentences, words = [score + few], ("Loses", "Gains", "Shows no loss")
     for kind, under in _UNDER.items():
         if kind not in tested.groups:
             continue

@@ -13,7 +13,7 @@ import r2l_jax
 from r2l_jax.data import loader
 from r2l_jax.data.splits import random_splits
 from r2l_jax.drift import cases, measure
-from r2l_jax.errors import InputError
+from r2l_jax.errors import InputError, collected_warnings
 from r2l_jax.model.tasks import task_of
 
 RNG = np.random.default_rng(3)
@@ -58,6 +58,17 @@ def test_integers_are_what_read_raw_makes_of_them_in_a_file(tmp_path, where, kin
     # The level is used up in the samples, and kept for files.
     assert (dataset.camera, dataset.white_level) == (CAMERA, 1023)
     assert made(RAWS, camera=known).white_level == 1023
+
+
+def test_a_white_level_that_many_numbers_exceed_is_warned_of():
+    raws = np.arange(6 * 80, dtype=np.uint16).reshape(6, 8, 10)
+    message = "2% of the numbers in `raws` exceed `white_level=468` and are clipped: is it the level at which"
+    with collected_warnings() as warned:
+        assert made(raws, white_level=468)[5][0].max() == 1
+        # Up to one in a hundred may be noise of saturated sites.
+        made(raws, white_level=475)
+    (warning,) = warned
+    assert warning.startswith(message)
 
 
 def test_a_given_white_level_comes_before_the_cameras():

@@ -7,6 +7,8 @@ from r2l_jax.drift.verdict import change, in_words, significant, single
     ("low", "high", "sentence"),
     [
         (-0.012, 0.03, "Shows no loss under drift (\N{MINUS SIGN}1 to 3 points)"),
+        (-0.1, 0.09, "Shows no loss under drift (\N{MINUS SIGN}10 to 9 points)"),
+        (-0.1, 0.11, "Shows no loss under drift (\N{MINUS SIGN}10 to 11 points; too few samples to tell)"),
         (-0.05, -0.02, "Gains 2 to 5 points under drift"),
         (0.004, 0.006, "Loses 0 to 1 points under drift"),
         (0.009, 0.011, "Loses 1 point under drift"),

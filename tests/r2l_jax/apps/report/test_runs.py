@@ -1,6 +1,7 @@
 import json
 import shlex
 import shutil
+import types
 
 import pytest
 import report_runs
@@ -67,6 +68,18 @@ def test_the_command_trains_the_run_again(tmp_path):
     lists = {"iso": (0.05, 1.0), "track": ("processing", "arrays"), "auto": ()}
     assert flags.flat(flags.read(TrainConfig, values)) == dict(run.flags) | lists
     assert max(map(len, run.command.splitlines())) <= 80
+
+
+def test_the_call_trains_a_run_on_arrays_again(tmp_path):
+    changes = {"dataset": "memory:0123456789abcdef", "lr": 1e-3, "iso": [0.05, 1.0], "logdir": "my runs"}
+    (run,) = read_runs([str(report_runs.write_run(tmp_path / "run", **changes))])
+    called = {}
+    data, library = object(), types.SimpleNamespace(train=lambda data, **settings: called.update(settings, data=data))
+    exec(run.command, {"r2l_jax": library, "data": data})
+    assert called.pop("data") is data
+    trained = flags.flat(flags.called(TrainConfig, called))
+    assert trained["iso"] == (0.05, 1.0)
+    assert json.loads(json.dumps(trained)) == json.loads(json.dumps({**run.flags, "dataset": trained["dataset"]}))
 
 
 def retrain(folder, fold=0):

@@ -154,7 +154,7 @@ def test_images_that_a_search_left_out_choose_and_never_the_measured_ones(config
     assert not set(under.labeled).intersection(under.samples)
 
 
-def test_labels_that_say_nothing_leave_the_model_as_it_is(config):
+def test_labels_that_say_nothing_leave_the_model_as_it_is(config, tmp_path, monkeypatch):
     """Each brightness has as many labels of either class, so what lowers the loss of some raises that of others."""
     dataset = brightness.images(np.repeat([0.3, 0.7], 20), np.random.default_rng(3).permutation(40) % 2)
     fold = brightness.fold(dataset, np.arange(8, 40), np.arange(8))
@@ -165,7 +165,12 @@ def test_labels_that_say_nothing_leave_the_model_as_it_is(config):
     values = (model.processor.parameters() for model in (under.model, found.models["labels"]))
     for before, after in zip(*map(dict.values, values), strict=True):
         np.testing.assert_array_equal(before, after)
-    assert found.searched.note.startswith("The labels were not used: 8 are too few to tell")
+    why = "The labels were not used: 8 are too few to tell whether a search helps."
+    assert found.searched.note == why
+    monkeypatch.setattr(trained_folds, "load", lambda *_, **__: Run([fold]))
+    (verdict,) = adjustment.run(replace(config, output=str(tmp_path))).metadata["verdict"]
+    assert verdict.startswith("Adjustment to an exposure of 0.25 shows no gain (")
+    assert verdict.endswith(f"too few samples to tell). {why}")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +210,7 @@ def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(fold, c
         samples = np.arange(8)[part]
         rows = {"nothing": before[part], "labels": after[part]}
         blocks = [block({"clean": np.ones(len(samples))}, samples), block(rows, samples)]
-        return Result({"measured": "validation"}, outcomes=packed_blocks(blocks)), fold.model
+        return Result({"measured": "validation", "unused": []}, outcomes=packed_blocks(blocks)), fold.model
 
     folds = [dataclasses.replace(fold, about=fold.about) for _ in range(2)]
     monkeypatch.setattr(type(fold), "number", property(lambda self: int(self is folds[1])))

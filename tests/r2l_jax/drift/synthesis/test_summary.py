@@ -1,3 +1,5 @@
+import dataclasses
+
 import brightness
 import numpy as np
 import pytest
@@ -96,6 +98,15 @@ def test_the_verdict_names_a_loss_that_other_drifts_outweigh():
     assert said.startswith("Shows no loss under common corruptions on average (")
     points = f"{round(100 * low)} to {round(100 * high)} points"
     assert said.endswith(f"; of 6 cases, 1 loses significantly (Holm): contrast of severity 3 ({points}).")
+
+
+def test_the_verdict_says_that_a_few_groups_tell_little():
+    few = measured("alone", count=1)
+    (folds,) = few.members.values()
+    grouped = [(name, outcomes._replace(groups=np.arange(len(outcomes.samples)) % 9)) for name, outcomes in folds]
+    said = summary(dataclasses.replace(few, members={"alone": grouped})).metadata["verdict"][0]
+    assert said.endswith(" Intervals of only 9 groups are uncertain.")
+    assert "uncertain" not in summary(few).metadata["verdict"][0]
 
 
 def test_the_log_ratio_is_there_if_asked_for_and_known():
