@@ -44,8 +44,8 @@ lint() {
 build_docs() {
     timed sphinx-build -q -W --keep-going -b html -d "$work/doctrees" docs "$work/html"
     timed sphinx-build -q -W --keep-going -b coverage_check -d "$work/doctrees" docs "$work/coverage"
-    # The other environments have no Sphinx, and skip these tests.
-    timed pytest -q tests/docs
+    # The other environments have no Sphinx, and skip these tests. The slow ones have their turn among the slow tests.
+    timed pytest -q -m "not slow" tests/docs
 }
 
 # Runs the README's first command as on a fresh machine: nothing in the user's cache folder but pip's own cache.

@@ -275,9 +275,8 @@ def test_a_run_finds_equal_arrays_again_and_stores_its_results(run, data):
     names.append(datasets.given(r2l_jax.data.from_arrays(raws, 1 - labels, CAMERA, classes=["dark", "bright"])))
     assert len({*names, run.folds[0].about.flags["dataset"]}) == 4
     found = r2l_jax.evaluate(folder, again, against="exposures", exposures=0.7)
-    stored = result.read(folder / "evaluation")
-    assert stored is not None
-    assert stored.text() == found.text()
+    stored = [result.read(place) for place in (folder / "evaluation", *(folder / "evaluation").glob("[0-9]*"))]
+    assert found.text() in [each and each.text() for each in stored]
 
 
 def test_a_run_is_measured_at_the_checkpoint_that_was_loaded(run):
