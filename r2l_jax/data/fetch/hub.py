@@ -10,6 +10,7 @@ from typing import Any
 import huggingface_hub
 import pooch
 from huggingface_hub import errors
+from huggingface_hub.utils import tqdm
 
 from r2l_jax.devices.hosts import on_first_process
 from r2l_jax.errors import InputError, errors_only, one_line
@@ -27,6 +28,13 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
+class _Bar(tqdm):
+    """A progress bar on terminals only."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **{**options, "disable": None})
+
+
 @contextlib.contextmanager
 def in_one_line(named: str) -> Iterator[None]:
     """Raises an InputError that names a repository in place of the errors of huggingface_hub."""
@@ -38,7 +46,9 @@ def in_one_line(named: str) -> Iterator[None]:
     except Exception as error:  # The library and its dependencies raise many kinds.
         status = getattr(getattr(error, "response", None), "status_code", None)
         found = [reason for kind, reason in _REASONS if isinstance(error, kind)]
-        refused = ["not allowed: log in with `hf auth login`, with a token that may write"] * (status in (401, 403))
+        refused = [f"HTTP {status}: log in with `hf auth login`, with a token that allows this"] * (
+            status in (401, 403)
+        )
         raise InputError(f"{named}: {[*found, *refused, one_line(error) or type(error).__name__][0]}") from None
 
 
@@ -52,12 +62,9 @@ def model_folder(name: str, revision: str | None = None, **options: Any) -> path
     files = ["model*.safetensors", "*.json"]
     with in_one_line(name):
         # The library reads the environment only when it is imported.
-        endpoint = os.environ.get("HF_ENDPOINT")
-        return pathlib.Path(
-            huggingface_hub.snapshot_download(
-                repository, revision=revision or stated or None, allow_patterns=files, endpoint=endpoint, **options
-            )
-        )
+        options = {"allow_patterns": files, "tqdm_class": _Bar, "endpoint": os.environ.get("HF_ENDPOINT"), **options}
+        revision = revision or stated or None
+        return pathlib.Path(huggingface_hub.snapshot_download(repository, revision=revision, **options))
 
 
 def weights_file(network: str) -> pathlib.Path:
