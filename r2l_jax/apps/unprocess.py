@@ -110,7 +110,8 @@ def unprocess_folder(
         summary = _write_mosaics(source, target, jobs, camera, exposure, seed)
         files = [(job.target, *(job.mask or ())[1:]) for job in jobs]
         if summary.written:
-            data.write(target, data.of_pictures(target, files, camera, exposure))
+            written = dataclasses.replace(camera, white_level=None)
+            data.write(target, data.of_pictures(target, files, written, exposure))
         return summary
 
 

@@ -7,6 +7,7 @@ import json
 import mimetypes
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import pooch
 
 import isp
 from r2l_jax.data.files.masks import CLASSES_FILE
+from r2l_jax.data.settings import SYNTHETIC_SETS
 
 # The metadata in the folder of a data set, and its table of samples, if the folder has none.
 FILE, TABLE = "croissant.json", "croissant.csv"
@@ -74,7 +76,10 @@ def metadata(root: pathlib.Path, data: DataFolder, said: Mapping[str, str]) -> d
     described = {SAID[name]: text for name, text in said.items() if name in SAID}
     limitations = [_SIMULATED + data.simulated] * bool(data.simulated)
     limitations += [text for name, text in said.items() if name == "limitations"]
-    files = [data.table, data.annotations, "camera.json", CLASSES_FILE]
+    files = {"samples.csv": data.table, "camera.json": "camera.json", "classes.json": CLASSES_FILE}
+    if data.annotations is not None:
+        # mlcroissant reads all fields of a file at once, as columns of one length.
+        files |= {f"{name}_file": data.annotations for name in ([*_COCO] if data.task == "detection" else ["numbers"])}
     optional = {
         "creator": {"@type": "sc:Person", "name": said["creator"]} if "creator" in said else None,
         "rai:dataPreprocessingProtocol": data.processing,
@@ -90,24 +95,26 @@ def metadata(root: pathlib.Path, data: DataFolder, said: Mapping[str, str]) -> d
         **{name: value for name, value in optional.items() if value},
         "keywords": ["camera drift", data.task, *["simulated"] * bool(data.simulated)],
         "distribution": [
-            *(_file(root, name) for name in dict.fromkeys(files) if name and (root / name).is_file()),
+            *(_file(root, name, place) for name, place in files.items() if (root / place).is_file()),
             *(_file_set(column, data.samples) for column in ("file", "mask") if column in data.samples[0]),
         ],
         "recordSet": list(_record_sets(data)),
     }
 
 
-def simulation(folder: str | os.PathLike | None) -> str:
-    """Returns how the images in a folder were simulated, as its metadata says; empty if they were not."""
+def simulation(dataset: str, folder: str | os.PathLike | None) -> str:
+    """Returns how the images of a data set were simulated, as its folder's metadata says; empty if they were not."""
+    if dataset in SYNTHETIC_SETS:
+        return "The embedded data set renders blood cells and a camera's noise from random numbers."
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
         first = json.loads((pathlib.Path(folder or "") / FILE).read_text())["rai:dataLimitations"][0]
         return first.removeprefix(_SIMULATED) if first.startswith(_SIMULATED) else ""
     return ""
 
 
-def _file(root: pathlib.Path, name: str) -> dict[str, Any]:
-    about = {"@id": name, "name": name, "contentUrl": name, "encodingFormat": _format(name)}
-    return {"@type": "cr:FileObject", **about, "sha256": pooch.file_hash(str(root / name))}
+def _file(root: pathlib.Path, name: str, place: str) -> dict[str, Any]:
+    about = {"@id": name, "name": name, "contentUrl": place, "encodingFormat": _format(place)}
+    return {"@type": "cr:FileObject", **about, "sha256": pooch.file_hash(str(root / place))}
 
 
 def _file_set(column: str, samples: Sequence[Mapping[str, str]]) -> dict[str, Any]:
@@ -129,21 +136,21 @@ def _record_sets(data: DataFolder) -> Iterator[dict[str, Any]]:
     yield _inline("classes", [{"name": name} for name in data.classes]) | {"dataType": "sc:Enumeration"}
     if data.cameras:
         yield _inline("cameras", [{"name": name, "values": each.to_json()} for name, each in data.cameras.items()])
-    table, annotations = ({"fileObject": {"@id": name}} for name in (data.table, data.annotations))
     label = ["sc:Text", "cr:Label"]
     columns = {name: (label if name == "class" else "sc:Text", {"column": name}) for name in data.samples[0]}
-    yield _extracted("samples", table, columns)
+    yield _extracted("samples", {"fileObject": {"@id": "samples.csv"}}, columns)
     if "mask" in columns:
         mask = ["cr:SegmentationMask", "sc:ImageObject"], {"fileProperty": "content"}
         fields = {"file": ("sc:Text", {"fileProperty": "fullpath"}), "mask": mask}
         yield _extracted("mask_files", {"fileSet": {"@id": "masks"}}, fields)
     if data.task == "numbers":
         kinds = {"name": "sc:Text", **dict.fromkeys(data.classes, "sc:Float")}
-        yield _extracted("numbers", annotations, {name: (kind, {"column": name}) for name, kind in kinds.items()})
+        fields = {name: (kind, {"column": name}) for name, kind in kinds.items()}
+        yield _extracted("numbers", {"fileObject": {"@id": "numbers_file"}}, fields)
     elif data.annotations is not None:
         for name, kinds in _COCO.items():
             fields = {each: (kind, {"jsonPath": f"$.{name}[*].{each}"}) for each, kind in kinds.items()}
-            yield _extracted(name, annotations, fields)
+            yield _extracted(name, {"fileObject": {"@id": f"{name}_file"}}, fields)
 
 
 def _inline(name: str, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
@@ -163,4 +170,10 @@ def _extracted(name: str, source: Mapping[str, Any], fields: Mapping[str, tuple[
 
 
 def _field(records: str, name: str, kind: Any) -> dict[str, Any]:
-    return {"@type": "cr:Field", "@id": f"{records}/{name}", "name": name, "dataType": kind}
+    # Ids have no spaces.
+    return {
+        "@type": "cr:Field",
+        "@id": f"{records}/{re.sub(r'[^-.0-9A-Za-z]', '_', name)}",
+        "name": name,
+        "dataType": kind,
+    }

@@ -22,7 +22,7 @@ from r2l_jax.training.run import Run
 class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
     """A finished run (see `Run`) that `save_pretrained` writes to a folder, and `push_to_hub` to the Hugging Face hub.
 
-    `model_card_kwargs` are what only a person knows, see `cards.model_card`. A card that exists stays.
+    `model_card_kwargs` are what only a person knows, see `cards.SAID`. A card that exists in the folder stays.
     """
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
