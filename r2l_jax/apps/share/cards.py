@@ -3,22 +3,20 @@
 import collections
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from huggingface_hub import CardData, DatasetCard, DatasetCardData, ModelCard, ModelCardData
 
 import isp
-from r2l_jax.apps.export.description import processing_of, tested
-from r2l_jax.apps.report.runs import read_runs
 from r2l_jax.apps.share.croissant import DataFolder, simulation
 from r2l_jax.cli.flags import arguments
-from r2l_jax.config import TrainConfig
 from r2l_jax.data.settings import IN_MEMORY
-from r2l_jax.drift import limits, statistics
 from r2l_jax.errors import InputError
 from r2l_jax.results.result import Result, points
-from r2l_jax.training.run import Run
+
+if TYPE_CHECKING:
+    from r2l_jax.training.run import Run
 
 # The name of a card in its folder.
 FILE = "README.md"
@@ -30,8 +28,13 @@ SAID = ("repository", "license", "authors", "intended_use", "out_of_scope", "dat
 _TASKS = {name: f"image-{name}" for name in ("classification", "segmentation")} | {"detection": "object-detection"}
 
 
-def model_card(model: Run, **said: str) -> ModelCard:
+def model_card(model: "Run", **said: str) -> ModelCard:
     """Makes the model card of a run or an ensemble; raises an InputError unless all that is said is in `SAID`."""
+    # Imported here, because programs that write data sets would start two seconds later.
+    from r2l_jax.apps.export.description import processing_of, tested
+    from r2l_jax.config import TrainConfig
+    from r2l_jax.drift import limits, statistics
+
     if unknown := said.keys() - {*SAID}:
         raise InputError(f"a model card has no field {min(unknown)}: it has {', '.join(SAID)}")
     about, test = model.folds[0].without_paths().about, tested(model)
@@ -55,6 +58,9 @@ def model_card(model: Run, **said: str) -> ModelCard:
         "drawn": test and statistics.drawn(test.samples, test.groups, "test"),
         "drift": _evaluation(model),
         "envelope": limits.stated(model),
+        "points": points,
+        "percent": limits.percent,
+        "limits": limits.in_words,
     }
     return ModelCard(_rendered("model_card.md", front, said, model=model, about=about, test=test, **values))
 
@@ -76,9 +82,8 @@ def _rendered(template: str, front: CardData, said: Mapping[str, str], **values:
     """Renders a card with its front matter for the hub."""
     loader = jinja2.PackageLoader("r2l_jax.apps.share")
     page = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    functions = {"points": points, "percent": limits.percent, "limits": limits.in_words, "fields": _fields}
     said = collections.defaultdict(str, said)
-    return page.get_template(template).render(card_data=front.to_yaml(), said=said, **functions, **values)
+    return page.get_template(template).render(card_data=front.to_yaml(), said=said, fields=_fields, **values)
 
 
 def _fields(camera: isp.Camera) -> dict[str, Any]:
@@ -86,8 +91,10 @@ def _fields(camera: isp.Camera) -> dict[str, Any]:
     return json.loads(camera.to_json(), parse_float=lambda text: float(f"{float(text):.4g}"))
 
 
-def _evaluation(model: Run) -> Result | None:
+def _evaluation(model: "Run") -> Result | None:
     """Returns the scores under drift that `evaluate.py` has stored for a model."""
+    from r2l_jax.apps.report.runs import read_runs
+
     folder = model.folds[0].folder
     if not (folder / "metrics.json").exists():
         return None

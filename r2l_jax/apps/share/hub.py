@@ -7,10 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelHubMixin
 
-from r2l_jax.apps.export.description import described, tested
-from r2l_jax.apps.share import cards
 from r2l_jax.data.fetch import hub
-from r2l_jax.drift import limits
 from r2l_jax.errors import InputError
 from r2l_jax.results.environment import environment
 from r2l_jax.results.files import write_json
@@ -53,9 +50,15 @@ class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
 
     def generate_model_card(self, *_: Any, **said: Any) -> ModelCard:
         """Writes the model card; `said` are the arguments of `cards.model_card`."""
+        # What saving needs is imported here, because it would make `r2l_jax.load` take a second and a half longer.
+        from r2l_jax.apps.share import cards
+
         return cards.model_card(self, **said)
 
     def _save_pretrained(self, save_directory: pathlib.Path) -> None:
+        from r2l_jax.apps.export.description import described, tested
+        from r2l_jax.drift import limits
+
         if (save_directory / "metrics.json").exists():
             raise InputError(f"{save_directory} is a fold of a run: choose another folder")
         for earlier in save_directory.glob("model*.safetensors"):
