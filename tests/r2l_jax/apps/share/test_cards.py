@@ -1,12 +1,15 @@
+import dataclasses
 import json
 import re
 import shutil
 
 import huggingface_hub
+import msgspec
 import pytest
 
 import r2l_jax
 from r2l_jax.apps.share.cards import model_card
+from r2l_jax.cli.flags import replace
 from r2l_jax.errors import InputError
 from r2l_jax.results import result, store
 from r2l_jax.results.result import DROP, SCORE, Column, Result, Table
@@ -60,21 +63,21 @@ def test_a_card_says_what_is_recorded_and_asks_for_the_rest(one_epoch):
         "| pattern | RGGB |",
         "| white balance | [1.9, 1.0, 1.6] |",
         "  --synthetic_images=40",
-        "| validation (8), which also chose the epoch | 25.0 | |",
+        "| 8 validation samples, which also chose the epoch | 25.0 | |",
         "No scores under drift were recorded.",
         "No operating envelope was measured",
         "- No samples were set aside to test. Expect lower scores than the validation score.",
     ):
         assert words in card.text, words
-    assert "test (" not in card.text
+    assert "test samples" not in card.text
     assert not re.search(r"\n\n\n\n|  +\|| +\n", card.text), card.text
 
 
 def test_scores_and_drops_are_of_test_samples_with_their_intervals(run):
     text = model_card(r2l_jax.load(run)).text
     for words in (
-        "| test (40 test samples of 20 groups) | 62.5 | 50.7 to 74.3 |",
-        "on the test samples; 40 of them:",
+        "| 40 test samples of 20 groups | 62.5 | 50.7 to 74.3 |",
+        "on the test samples; 40 of them. A positive drop is a loss:",
         "| test | drop, points | accuracy, points |\n| --- | --- | --- |\n",
         "\n| exposure=-1 | 12.3 (1.0 to 23.6) | 50.2 |\n",
         "With 95% confidence, the score drops by at most 2.0 points, on images like these, with at least\n95.3% of",
@@ -124,9 +127,7 @@ def test_the_score_of_a_group_is_of_its_ensemble_alone(run, tmp_path):
         shutil.copytree(run / "fold_0", tmp_path / "group" / f"seed_{seed}" / "fold_0")
     (tmp_path / "group" / "test.json").write_text(json.dumps({**TEST, "seeds": 2}))
     model = r2l_jax.load(tmp_path / "group")
-    assert (
-        "| test (40 test samples of 20 groups), mean of the members | 62.5 | 50.7 to 74.3 |" in model_card(model).text
-    )
+    assert "| 40 test samples of 20 groups; mean of the members | 62.5 | 50.7 to 74.3 |" in model_card(model).text
     assert "This is an ensemble of 2 models" in model_card(model).text
     model.save_pretrained(tmp_path / "shared")
     about = json.loads((tmp_path / "shared" / "config.json").read_text())
@@ -141,3 +142,28 @@ def test_a_damaged_score_and_unknown_fields_are_one_line(run):
         model_card(r2l_jax.load(run))
     with pytest.raises(InputError, match=r"^a model card has no field licence: it has repository, license, authors"):
         model_card(r2l_jax.load(run), licence="mit")
+
+
+def changed(model, **flags):
+    """The model as if it had been trained with other settings."""
+    (fold,) = model.folds
+    about = msgspec.structs.replace(fold.about, flags={**fold.about.flags, **flags})
+    return Run([dataclasses.replace(fold, about=about, config=replace(fold.config, **flags))])
+
+
+def test_raw_images_made_of_pictures_are_called_simulated(one_epoch, tmp_path):
+    model = changed(r2l_jax.load(one_epoch.run_dir), dataset="Folder", data_dir=str(tmp_path), synthetic_images=600)
+    assert "imulated data" not in model_card(model).text
+    (tmp_path / "croissant.json").write_text('{"rai:dataLimitations": ["Simulated, not photographed: from pictures."]}')
+    card = model_card(model)
+    assert "> **Simulated data.** from pictures." in card.text
+    assert "simulated-data" in card.data.tags
+    assert f"--data_dir={tmp_path.name}\n" in card.text.replace(" \\", "")
+
+
+def test_a_custom_pipeline_is_named_without_its_folder(one_epoch, tmp_path):
+    (tmp_path / "my_isp.py").write_text("import isp\n\n\ndef make(camera):\n    return isp.parametrized(camera)\n")
+    model = changed(r2l_jax.load(one_epoch.run_dir), pipeline=f"{tmp_path}/my_isp.py:make")
+    card = model_card(model).text
+    assert "an image signal processor (`pipeline=my_isp.py:make`)" in card
+    assert str(tmp_path) not in card
