@@ -106,8 +106,10 @@ def simulation(dataset: str, folder: str | os.PathLike | None) -> str:
     """Returns how the images of a data set were simulated, as its folder's metadata says; empty if they were not."""
     if dataset in SYNTHETIC_SETS:
         return "The embedded data set renders blood cells and a camera's noise from random numbers."
+    if folder is None:
+        return ""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-        first = json.loads((pathlib.Path(folder or "") / FILE).read_text())["rai:dataLimitations"][0]
+        first = json.loads(pathlib.Path(folder, FILE).read_text())["rai:dataLimitations"][0]
         return first.removeprefix(_SIMULATED) if first.startswith(_SIMULATED) else ""
     return ""
 

@@ -152,10 +152,13 @@ def changed(model, **flags):
     return Run([dataclasses.replace(fold, about=about, config=replace(fold.config, **flags))])
 
 
-def test_raw_images_made_of_pictures_are_called_simulated(one_epoch, tmp_path):
+def test_raw_images_made_of_pictures_are_called_simulated(one_epoch, tmp_path, monkeypatch):
     model = changed(r2l_jax.load(one_epoch.run_dir), dataset="Folder", data_dir=str(tmp_path), synthetic_images=600)
     assert "imulated data" not in model_card(model).text
     (tmp_path / "croissant.json").write_text('{"rai:dataLimitations": ["Simulated, not photographed: from pictures."]}')
+    # What lies in the current folder is of another data set.
+    monkeypatch.chdir(tmp_path)
+    assert "imulated data" not in model_card(changed(model, data_dir=None)).text
     card = model_card(model)
     assert "> **Simulated data.** from pictures." in card.text
     assert "simulated-data" in card.data.tags
