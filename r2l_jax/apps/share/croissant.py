@@ -36,10 +36,13 @@ SAID = {
 # Begins the limitation that images were not photographed.
 _SIMULATED = "Simulated, not photographed: "
 
+_TEXT = "sc:Text"
+
+# The kinds of the fields of a COCO file that are described.
 _COCO = {
-    "images": {"id": "sc:Integer", "file_name": "sc:Text"},
+    "images": {"id": "sc:Integer", "file_name": _TEXT},
     "annotations": {"image_id": "sc:Integer", "category_id": "sc:Integer", "bbox": "cr:BoundingBox"},
-    "categories": {"id": "sc:Integer", "name": "sc:Text"},
+    "categories": {"id": "sc:Integer", "name": _TEXT},
 }
 
 
@@ -73,26 +76,26 @@ class DataFolder:
 def metadata(root: pathlib.Path, data: DataFolder, said: Mapping[str, str]) -> dict[str, Any]:
     """Describes a data set in Croissant's JSON-LD. What nobody knows or has said, see `SAID`, is left out."""
     context = importlib.resources.files("r2l_jax.apps.share") / "templates" / "croissant_context.json"
-    described = {SAID[name]: text for name, text in said.items() if name in SAID}
-    limitations = [_SIMULATED + data.simulated] * bool(data.simulated)
-    limitations += [text for name, text in said.items() if name == "limitations"]
     files = {"samples.csv": data.table, "camera.json": "camera.json", "classes.json": CLASSES_FILE}
     if data.annotations is not None:
         # mlcroissant reads all fields of a file at once, as columns of one length.
-        files |= {f"{name}_file": data.annotations for name in ([*_COCO] if data.task == "detection" else ["numbers"])}
-    optional = {
+        files |= {f"{name}_file": data.annotations for name in (_COCO if data.task == "detection" else ["numbers"])}
+    known = {
+        "description": f"{len(data.samples)} images for {data.task}: {', '.join(data.classes)}.",
+        **{SAID[name]: text for name, text in said.items() if name in SAID},
         "creator": {"@type": "sc:Person", "name": said["creator"]} if "creator" in said else None,
         "rai:dataPreprocessingProtocol": data.processing,
-        "rai:dataLimitations": limitations,
+        "rai:dataLimitations": [
+            *[_SIMULATED + data.simulated] * bool(data.simulated),
+            *(text for name, text in said.items() if name == "limitations"),
+        ],
     }
     return {
         "@context": json.loads(context.read_text()),
         "@type": "sc:Dataset",
         "conformsTo": _CONFORMS_TO,
         "name": data.name,
-        "description": f"{len(data.samples)} images for {data.task}: {', '.join(data.classes)}.",
-        **described,
-        **{name: value for name, value in optional.items() if value},
+        **{name: value for name, value in known.items() if value},
         "keywords": ["camera drift", data.task, *["simulated"] * bool(data.simulated)],
         "distribution": [
             *(_file(root, name, place) for name, place in files.items() if (root / place).is_file()),
@@ -114,6 +117,10 @@ def simulation(dataset: str, folder: str | os.PathLike | None) -> str:
     return ""
 
 
+def _format(name: str) -> str:
+    return mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+
 def _file(root: pathlib.Path, name: str, place: str) -> dict[str, Any]:
     about = {"@id": name, "name": name, "contentUrl": place, "encodingFormat": _format(place)}
     return {"@type": "cr:FileObject", **about, "sha256": pooch.file_hash(str(root / place))}
@@ -122,7 +129,11 @@ def _file(root: pathlib.Path, name: str, place: str) -> dict[str, Any]:
 def _file_set(column: str, samples: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """Describes the files in a column of the samples by their folders and suffixes."""
     paths = [pathlib.PurePosixPath(row[column]) for row in samples]
-    about = {"@id": f"{column}s", "name": f"{column}s", "encodingFormat": sorted({_format(row.name) for row in paths})}
+    about = {
+        "@id": f"{column}s",
+        "name": f"{column}s",
+        "encodingFormat": sorted({_format(path.name) for path in paths}),
+    }
     return {
         "@type": "cr:FileSet",
         **about,
@@ -130,52 +141,35 @@ def _file_set(column: str, samples: Sequence[Mapping[str, str]]) -> dict[str, An
     }
 
 
-def _format(name: str) -> str:
-    return mimetypes.guess_type(name)[0] or "application/octet-stream"
-
-
 def _record_sets(data: DataFolder) -> Iterator[dict[str, Any]]:
-    yield _inline("classes", [{"name": name} for name in data.classes]) | {"dataType": "sc:Enumeration"}
+    names = [{"classes/name": name} for name in data.classes]
+    yield _records("classes", {"name": _TEXT}, key={"@id": "classes/name"}, dataType="sc:Enumeration", data=names)
     if data.cameras:
-        yield _inline("cameras", [{"name": name, "values": each.to_json()} for name, each in data.cameras.items()])
-    label = ["sc:Text", "cr:Label"]
-    columns = {name: (label if name == "class" else "sc:Text", {"column": name}) for name in data.samples[0]}
-    yield _extracted("samples", {"fileObject": {"@id": "samples.csv"}}, columns)
-    if "mask" in columns:
-        mask = ["cr:SegmentationMask", "sc:ImageObject"], {"fileProperty": "content"}
-        fields = {"file": ("sc:Text", {"fileProperty": "fullpath"}), "mask": mask}
-        yield _extracted("mask_files", {"fileSet": {"@id": "masks"}}, fields)
+        rows = [{"cameras/name": name, "cameras/values": each.to_json()} for name, each in data.cameras.items()]
+        yield _records("cameras", {"name": _TEXT, "values": _TEXT}, key={"@id": "cameras/name"}, data=rows)
+    kinds = {name: [_TEXT, "cr:Label"] if name == "class" else _TEXT for name in data.samples[0]}
+    yield _records("samples", kinds, {"fileObject": {"@id": "samples.csv"}}, {name: {"column": name} for name in kinds})
+    if "mask" in kinds:
+        kinds = {"file": _TEXT, "mask": ["cr:SegmentationMask", "sc:ImageObject"]}
+        extracts = {"file": {"fileProperty": "fullpath"}, "mask": {"fileProperty": "content"}}
+        yield _records("mask_files", kinds, {"fileSet": {"@id": "masks"}}, extracts)
     if data.task == "numbers":
-        kinds = {"name": "sc:Text", **dict.fromkeys(data.classes, "sc:Float")}
-        fields = {name: (kind, {"column": name}) for name, kind in kinds.items()}
-        yield _extracted("numbers", {"fileObject": {"@id": "numbers_file"}}, fields)
-    elif data.annotations is not None:
-        for name, kinds in _COCO.items():
-            fields = {each: (kind, {"jsonPath": f"$.{name}[*].{each}"}) for each, kind in kinds.items()}
-            yield _extracted(name, {"fileObject": {"@id": f"{name}_file"}}, fields)
+        kinds = {"name": _TEXT, **dict.fromkeys(data.classes, "sc:Float")}
+        columns = {name: {"column": name} for name in kinds}
+        yield _records("numbers", kinds, {"fileObject": {"@id": "numbers_file"}}, columns)
+    for name, kinds in _COCO.items() if data.task == "detection" and data.annotations else ():
+        paths = {each: {"jsonPath": f"$.{name}[*].{each}"} for each in kinds}
+        yield _records(name, kinds, {"fileObject": {"@id": f"{name}_file"}}, paths)
 
 
-def _inline(name: str, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Describes records that are in the metadata."""
-    about = {"@type": "cr:RecordSet", "@id": name, "name": name, "key": {"@id": f"{name}/name"}}
-    data = [{f"{name}/{field}": text for field, text in row.items()} for row in rows]
-    return about | {"field": [_field(name, field, "sc:Text") for field in rows[0]], "data": data}
-
-
-def _extracted(name: str, source: Mapping[str, Any], fields: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
-    """Describes records that are read from files, by the kind of each field and how it is extracted."""
-    found = [
-        {**_field(name, field, kind), "source": {**source, "extract": extract}}
-        for field, (kind, extract) in fields.items()
-    ]
-    return {"@type": "cr:RecordSet", "@id": name, "name": name, "field": found}
-
-
-def _field(records: str, name: str, kind: Any) -> dict[str, Any]:
-    # Ids have no spaces.
-    return {
-        "@type": "cr:Field",
-        "@id": f"{records}/{re.sub(r'[^-.0-9A-Za-z]', '_', name)}",
-        "name": name,
-        "dataType": kind,
-    }
+def _records(
+    name: str, kinds: Mapping[str, Any], source: Any = None, extracts: Any = None, **more: Any
+) -> dict[str, Any]:
+    """Describes records by the kinds of their fields, and by how these are extracted from a source of files."""
+    fields = []
+    for each, kind in kinds.items():
+        place = {"source": {**source, "extract": extracts[each]}} if source else {}
+        # Ids have no spaces.
+        about = {"@id": f"{name}/{re.sub(r'[^-.0-9A-Za-z]', '_', each)}", "name": each, "dataType": kind}
+        fields.append({"@type": "cr:Field", **about, **place})
+    return {"@type": "cr:RecordSet", "@id": name, "name": name, "field": fields, **more}
