@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from r2l_jax import data
+    from r2l_jax.apps.share.hub import load
     from r2l_jax.controls import adapt, evaluate, export, forensics, monitor, report, synthesize, train
     from r2l_jax.model.heads import from_flax, from_onnx, from_torch
-    from r2l_jax.training.run import load
 
 __version__: str
 __all__ = [
@@ -28,9 +28,9 @@ __all__ = [
 ]
 
 _MODULES = {
+    "apps.share.hub": ("load",),
     "controls": ("adapt", "evaluate", "export", "forensics", "monitor", "report", "synthesize", "train"),
     "model.heads": ("from_flax", "from_onnx", "from_torch"),
-    "training.run": ("load",),
 }
 
 

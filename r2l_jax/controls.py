@@ -92,8 +92,8 @@ def train(data: AnyData = None, **settings: Any) -> "Run":
     `data` is the folder of a data set (see `dataset`) or of raw files in sub-folders of classes, or a `RawDataset`; by
     default, the embedded one. `progress` shows bars. The run is `<logdir>/<experiment_name>/<run_name>`.
     """
+    from r2l_jax.apps.share.hub import load
     from r2l_jax.programs import train as program
-    from r2l_jax.training.run import load
 
     named = {name: settings.pop(name) for name in ("dataset", "data_dir") if name in settings}
     with _named_data(data, named) as source:
@@ -224,11 +224,11 @@ def synthesize(data: AnyData = None, *, output: str | os.PathLike, **settings: A
 
     `data` is as for `train`. Returns `output`, the folder of all sets.
     """
-    from r2l_jax.drift.synthesis import synthesis
+    from r2l_jax.programs import synthesize as program
 
     named = {name: settings.pop(name) for name in ("dataset", "data_dir") if name in settings}
     with _named_data(data, named) as source:
-        synthesis.run(called(SynthesisConfig, {**source, **settings, "output": str(output)}))
+        program.main(called(SynthesisConfig, {**source, **settings, "output": str(output)}))
     return pathlib.Path(output)
 
 

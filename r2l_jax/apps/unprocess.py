@@ -19,6 +19,7 @@ from PIL import Image
 import isp
 import isp.unprocessing
 from isp.sensor import expose_sites, site_light
+from r2l_jax.apps.share import data
 from r2l_jax.data.files.masks import CLASSES_FILE, Classes, check_masks, pair_masks, read_classes
 from r2l_jax.data.files.pictures import read_mask, read_picture
 from r2l_jax.devices.placement import one_picture_at_a_time
@@ -68,6 +69,7 @@ def unprocess_folder(
       `masks/*<name>*` (PNG or TIFF) becomes a PNG of the same name: 255 where the mask was greater than 0, else 0; or
       with its own values if `<source>/classes.json` names several classes, and is copied.
     - `<target>/camera.json` is the camera with the requested noise.
+    - `<target>/croissant.json` and the card `<target>/README.md` describe the data set for others.
 
     Raw images have 16 bits, value / 65535. Existing files of these names are replaced, and other files stay.
 
@@ -105,7 +107,12 @@ def unprocess_folder(
         # The lock clears the folder itself.
         for folder in {(target / file).parent for job in jobs for file in (job.target, *(job.mask or ())[1:])}:
             clear_parts(folder, 0.0)
-        return _write_mosaics(source, target, jobs, camera, exposure, seed)
+        summary = _write_mosaics(source, target, jobs, camera, exposure, seed)
+        files = [(job.target, *(job.mask or ())[1:]) for job in jobs]
+        if summary.written:
+            written = dataclasses.replace(camera, white_level=None)
+            data.write(target, data.of_pictures(target, files, written, exposure))
+        return summary
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from r2l_jax.cli.stop import end_on_signals, exit_status
 
 # The programs by purpose, in the order of a project.
 GROUPS = {
-    "data": ("download", "unprocess", "synthesize"),
+    "data": ("download", "unprocess", "synthesize", "card"),
     "camera": ("calibrate", "process"),
     "train": ("train", "study"),
     "drift": ("evaluate", "forensics", "adjust"),

@@ -6,8 +6,9 @@ python scripts/synthesize.py --output=drifted_cells --dataset=Microscopy --data_
 
 Every pipeline is combined with every intensity and exposure, and each combination is written uncorrupted and with every
 corruption. Each set is the folder <output>/<pipeline>/<intensity or exposure>/<corruption>/, with a sub-folder for each
-class, or images and masks. Its result.json records its origin, and manifest.csv the file and class of each sample.
-Repeat the command to resume; with other settings, it adds sets, and replaces those of the same name.
+class, or images and masks. Its result.json records its origin, manifest.csv the file and class of each sample, and
+croissant.json and README.md describe it for others. Repeat the command to resume; with other settings, it adds sets,
+and replaces those of the same name.
 """
 
 from r2l_jax.drift.synthesis.config import SynthesisConfig
@@ -15,6 +16,12 @@ from r2l_jax.drift.synthesis.config import SynthesisConfig
 
 def main(config: SynthesisConfig) -> None:
     """Writes the sets that the flags name."""
+    import pathlib
+
+    from r2l_jax.apps.share import data
     from r2l_jax.drift.synthesis import synthesis
 
     synthesis.run(config)
+    for each in config.sets:
+        folder = pathlib.Path(config.output, each.name)
+        data.write(folder, data.of_set(folder))

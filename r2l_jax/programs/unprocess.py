@@ -4,7 +4,8 @@ python scripts/unprocess.py --input=photos --output=raw_photos --camera=drone --
 python scripts/train.py --dataset=Folder --data_dir=raw_photos --camera=raw_photos/camera.json
 
 The input has one sub-folder per class, or images/ and masks/. The output has the same folders, with 16-bit TIFF instead
-of the pictures, and camera.json. The exit status is 1 if any picture could not be read.
+of the pictures, camera.json, croissant.json and a card (README.md). The exit status is 1 if any picture could not be
+read.
 """
 
 import dataclasses

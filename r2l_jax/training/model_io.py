@@ -56,6 +56,10 @@ PyTree = Any
 
 NAME = "model.safetensors"
 
+# The description of a shared model, in the folder of its files: model.safetensors, or model_<number>.safetensors of
+# each member of an ensemble.
+SHARED = "config.json"
+
 # The statistics of clean images in the checkpoints of a fold that was trained with camera augmentation.
 CLEAN = "clean.safetensors"
 
@@ -273,8 +277,20 @@ def open(
 
 
 def places_of(path: str | os.PathLike, fold: int | Sequence[int] | None) -> list[pathlib.Path]:
-    """Returns a model file, or the folders of a run's folds, of all if `fold` is None. A fold stands for itself."""
-    numbers, places = [fold or 0] if fold is None or isinstance(fold, int) else fold, []
+    """Returns the files of a model, or the folders of a run's folds, of all if `fold` is None.
+
+    A fold and a file stand for themselves. A model on the hub, "hf://<owner>/<name>", is downloaded.
+    """
+    numbers, places, where = [fold or 0] if fold is None or isinstance(fold, int) else fold, [], path
+    if str(path).startswith("hf://"):
+        # Imported here, because the download libraries would make every program start later.
+        from r2l_jax.data.fetch import hub
+
+        path = hub.model_folder(str(path))
+    if path is not where or (pathlib.Path(path) / SHARED).is_file():
+        if not (files := sorted(pathlib.Path(path).glob("model*.safetensors"))):
+            raise InputError(f"{where} must contain a {NAME}, as save_pretrained writes it")
+        return files
     for run in [] if pathlib.Path(path).is_file() else members(str(path)):
         every = fold_folders(run) if fold is None else []
         places += every or [fold_folder(str(run), number, str(run)) for number in numbers]

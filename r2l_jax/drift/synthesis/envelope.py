@@ -210,6 +210,7 @@ class _Envelope:
         about = {
             "about": "recipe" if self._members > 1 else "model",
             "score": self._fold.task.score.name,
+            "measured": f"{self._fold.measured} samples",
             "samples": self._samples,
             "groups": self._groups,
             "models": [trained.fold.identity for trained in self._folds],

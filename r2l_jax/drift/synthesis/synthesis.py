@@ -201,8 +201,10 @@ class _Maker:
             "flags": flat(self._config),
         }
         names = ["file", "mask" if self._task.has_masks else "class", "sample", "index"]
+        names += [] if dataset.groups is None else ["group"]
+        groups = [[]] * len(dataset) if dataset.groups is None else dataset.groups[:, None].tolist()
         cells = [
-            [file, *(mask or [file.split("/")[0]]), name, index]
+            [file, *(mask or [file.split("/")[0]]), name, index, *groups[index]]
             for index, ((file, *mask), name) in enumerate(zip(self._files, dataset.names, strict=True))
         ]
         table = Table("Pictures", [Column(name) for name in names], cells)

@@ -55,12 +55,17 @@ def test_weights_are_downloaded_once_without_a_token_and_then_need_no_network(se
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"status": 401}, "401"), ({"content": CONTENT[::-1]}, "does not match its SHA-256, [0-9a-f]+")],
+    [
+        ({"status": 401}, "HTTP 401: log in"),
+        ({"content": CONTENT[::-1]}, "does not match its SHA-256, [0-9a-f]+"),
+    ],
 )
 def test_an_error_is_one_line_and_leaves_no_whole_file(server, cache, changes, message):
     for name, value in changes.items():
         setattr(server, name, value)
-    expected = rf"^`classifier_pretrained`: .*{message}.*; without network access, use `pretrained_weights=<file>`$"
+    elsewhere = "https://huggingface.co/timm/resnet18.tv_in1k/resolve/main/model.safetensors elsewhere"
+    given = "and give `pretrained_weights=<file>`"
+    expected = rf"^`classifier_pretrained`: .*{message}.*; without network access, download {elsewhere}, {given}$"
     with pytest.raises(InputError, match=expected):
         hub.weights_file("resnet18")
     assert not list(cache.rglob("model.safetensors"))

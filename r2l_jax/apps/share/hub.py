@@ -1,0 +1,78 @@
+"""Models that can be shared, in a folder or on the Hugging Face hub: safetensors, JSON and a model card."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelHubMixin
+
+from r2l_jax.data.fetch import hub
+from r2l_jax.errors import InputError
+from r2l_jax.results.environment import environment
+from r2l_jax.results.files import write_json
+from r2l_jax.training import run
+from r2l_jax.training.model_io import NAME, SHARED, TEST
+from r2l_jax.training.run import Run
+
+
+class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
+    """A finished run (see `Run`) that `save_pretrained` writes to a folder, and `push_to_hub` to the Hugging Face hub.
+
+    `model_card_kwargs` are what only a person knows, see `cards.SAID`. A card that exists in the folder stays.
+    """
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads the model to the repository "<owner>/<name>", which is made if needed; returns the commit's URL.
+
+        `options` are those of `ModelHubMixin.push_to_hub`, such as `private=True`. Log in first: `hf auth login`.
+        """
+        said = {"repository": repo_id, **(options.pop("model_card_kwargs", None) or {})}
+        with hub.in_one_line(f"hf://{repo_id}"):
+            return super().push_to_hub(repo_id, model_card_kwargs=said, **options)
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]  # no argument passes unnoticed
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *,
+        code: str | Sequence[str] = (),
+        **options: Any,
+    ) -> "SharedRun":
+        """Loads a model from a folder, or "<owner>/<name>" from the hub.
+
+        `options` are those of `huggingface_hub.snapshot_download`, such as `revision`; `code` is as for `load`.
+        """
+        where = pretrained_model_name_or_path
+        if not os.path.isdir(where):
+            where = hub.model_folder(f"hf://{str(where).removeprefix('hf://')}", **options)
+        return load(where, code=code)
+
+    def generate_model_card(self, *_: Any, **said: Any) -> ModelCard:
+        """Writes the model card; `said` are the arguments of `cards.model_card`."""
+        # What saving needs is imported here, because it would make `r2l_jax.load` take a second and a half longer.
+        from r2l_jax.apps.share import cards
+
+        return cards.model_card(self, **said)
+
+    def _save_pretrained(self, save_directory: pathlib.Path) -> None:
+        from r2l_jax.apps.export.description import described, tested
+        from r2l_jax.drift import limits
+
+        if (save_directory / "metrics.json").exists():
+            raise InputError(f"{save_directory} is a fold of a run: choose another folder")
+        for earlier in save_directory.glob("model*.safetensors"):
+            earlier.unlink()
+        for number, fold in enumerate(self.folds):
+            name = NAME if len(self.folds) == 1 else f"model_{number:03d}.safetensors"
+            fold.without_paths().write(save_directory / name)
+        write_json(save_directory / SHARED, {"library_name": "r2l_jax", **described(self, {}), **environment()})
+        if (score := tested(self)) is not None:
+            write_json(save_directory / TEST, score._asdict())
+        if (envelope := limits.stated(self)) is not None:
+            write_json(save_directory / limits.FOLDER / limits.FILE, envelope)
+
+
+def load(path: str | os.PathLike, *arguments: Any, **options: Any) -> SharedRun:
+    """Loads a finished model that can be shared; arguments and errors are those of `r2l_jax.training.run.load`."""
+    return SharedRun(run.load(path, *arguments, **options).folds)
