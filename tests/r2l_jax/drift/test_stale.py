@@ -96,7 +96,7 @@ def watched():
 
     def adapted_to(config, trained, drift, clean):
         blocks = measure.packed_blocks([outcomes(("clean", "nothing", "labels"), ["clean"], np.arange(8))])
-        made = Result({"measured": "validation samples"}, outcomes=blocks), trained.fold.model
+        made = Result({"measured": "validation samples", "unused": []}, outcomes=blocks), trained.fold.model
         patch.setattr(adjustment, "adapt", lambda *arguments: names.append(drift.name) or made)
         return adapted(config, trained, drift, clean)
 
