@@ -222,7 +222,8 @@ def monitor(run: AnyRun, images: Any = None, **settings: Any) -> "Result | None"
 def synthesize(data: AnyData = None, *, output: str | os.PathLike, **settings: Any) -> pathlib.Path:
     """Writes a data set under other pipelines, exposures, sensors and cameras, and corruptions, as pictures.
 
-    `data` is as for `train`. Returns `output`, the folder of all sets.
+    `data` is as for `train`. With `format="dng"`, the sets are raw images, without pipelines and corruptions. Returns
+    `output`, the folder of all sets.
     """
     from r2l_jax.programs import synthesize as program
 

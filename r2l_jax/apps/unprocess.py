@@ -8,6 +8,7 @@ import shutil
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,9 @@ from PIL import Image
 
 import isp
 import isp.unprocessing
-from isp.sensor import expose_sites, site_light
+from isp.sensor import expose_sites, noise_of, site_light
 from r2l_jax.apps.share import data
+from r2l_jax.data.files import dng_writer
 from r2l_jax.data.files.masks import CLASSES_FILE, Classes, check_masks, pair_masks, read_classes
 from r2l_jax.data.files.pictures import read_mask, read_picture
 from r2l_jax.devices.placement import one_picture_at_a_time
@@ -57,6 +59,7 @@ def unprocess_folder(
     *,
     exposure: float = 1.0,
     seed: int = 0,
+    format: Literal["tiff", "dng"] = "tiff",
     **noise: float | int | None,
 ) -> Summary:
     """Turns a folder of JPEG and PNG pictures into a raw data set in the layout of the data set "Folder".
@@ -71,7 +74,8 @@ def unprocess_folder(
     - `<target>/camera.json` is the camera with the requested noise.
     - `<target>/croissant.json` and the card `<target>/README.md` describe the data set for others.
 
-    Raw images have 16 bits, value / 65535. Existing files of these names are replaced, and other files stay.
+    Raw images have 16 bits, value / 65535. As DNG, they have the bits of the noise, at least 12, and hold the camera.
+    Existing files of these names are replaced, and other files stay.
 
     A picture is turned upright as its EXIF orientation says; a picture with a mask must be upright already. Alpha and
     color profiles are ignored, and the tone curve is assumed to be a gamma of 2.2. An odd height or width is cropped by
@@ -84,22 +88,26 @@ def unprocess_folder(
         camera: the camera whose raw images are written.
         exposure: the factor on the light; at 1, a picture keeps its brightness. Light that exceeds the white level
             saturates, as white does where a gain is 1 and the black level is added. Less light leaves headroom.
+        format: "tiff", or "dng" for `<name>.dng`.
         seed: decides the noise. The noise of a picture depends only on the seed and on its path within `source`.
         noise: `full_well`, `read_noise` and `bits` in place of the camera's, see `isp.Camera`; None for the camera's.
 
     Raises:
-        InputError: the camera is not valid or cannot be inverted, the source holds no pictures, the target cannot be
-            written or is inside the source, another program is writing to it, two pictures would become one file, or a
-            picture has no mask or several. Nothing is written then.
+        InputError: the camera is not valid, cannot be inverted or does not fit into a DNG, the source holds no
+            pictures, the target cannot be written or is inside the source, another program is writing to it, two
+            pictures would become one file, or a picture has no mask or several. Nothing is written then.
     """
     source, target = Path(source), Path(target)
     given = {name: value for name, value in noise.items() if value is not None}
     try:
-        camera = dataclasses.replace(camera, **given)
+        # The written raw images have their own white level, whatever that of the camera's files.
+        camera = dataclasses.replace(camera, white_level=None, **given)
         isp.unprocessing.check_invertible(camera)
     except ValueError as error:
         raise InputError(f"camera: {error}") from None
-    jobs = _find_jobs(source)
+    if format == "dng":
+        dng_writer.tags(camera)
+    jobs = _find_jobs(source, format)
     if target.resolve().is_relative_to(source.resolve()):
         raise InputError(f"the output {target} must not be inside the input {source}: its files would become inputs")
     refuse_shared_targets((job.picture, target / job.target) for job in jobs)
@@ -110,8 +118,7 @@ def unprocess_folder(
         summary = _write_mosaics(source, target, jobs, camera, exposure, seed)
         files = [(job.target, *(job.mask or ())[1:]) for job in jobs]
         if summary.written:
-            written = dataclasses.replace(camera, white_level=None)
-            data.write(target, data.of_pictures(target, files, written, exposure))
+            data.write(target, data.of_pictures(target, files, camera, exposure))
         return summary
 
 
@@ -148,8 +155,7 @@ def _write_mosaics(
     counts, failed = finished(in_threads(run, jobs), jobs)
     try:
         with replacing(target / "camera.json") as part:
-            # The written raw images saturate at 65535, whatever the white level of the camera's files.
-            part.write_text(dataclasses.replace(camera, white_level=None).to_json())
+            part.write_text(camera.to_json())
         if any(job.indices for job in jobs):
             shutil.copyfile(source / CLASSES_FILE, target / CLASSES_FILE)
     except OSError as error:
@@ -158,8 +164,8 @@ def _write_mosaics(
     return Summary(len(counts), failed, too_bright / max(sites, 1), too_dark / max(sites, 1))
 
 
-def _find_jobs(source: Path) -> list[_Job]:
-    """Finds the pictures of a folder, which contains classes or masks."""
+def _find_jobs(source: Path, suffix: str = "tiff") -> list[_Job]:
+    """Finds the pictures of a folder, which contains classes or masks. Their raw images get the suffix."""
     if not source.is_dir():
         raise InputError(f"{source}: no such folder")
     if (source / "images").is_dir() and (source / "masks").is_dir():
@@ -169,7 +175,7 @@ def _find_jobs(source: Path) -> list[_Job]:
         return [
             _Job(
                 picture,
-                Path("images", f"{picture.stem}.tiff"),
+                Path("images", f"{picture.stem}.{suffix}"),
                 (mask, Path("masks", f"{mask.stem}.png")),
                 indices=len(names) > 1,
             )
@@ -183,7 +189,7 @@ def _find_jobs(source: Path) -> list[_Job]:
             f"{source} must contain a sub-folder of pictures ({', '.join(PICTURE_SUFFIXES)}) for each class, or "
             "images/ and masks/; found none"
         )
-    return [_Job(picture, Path(picture.parent.name, f"{picture.stem}.tiff")) for picture in pictures]
+    return [_Job(picture, Path(picture.parent.name, f"{picture.stem}.{suffix}")) for picture in pictures]
 
 
 def _write(job: _Job, folder: Path, camera: isp.Camera, exposure: float, key: PRNGKeyArray) -> Int[np.ndarray, "3"]:
@@ -201,15 +207,20 @@ def _write(job: _Job, folder: Path, camera: isp.Camera, exposure: float, key: PR
             raise InputError(f"{mask_file} must have the size of {job.picture}, {picture.shape[:2]}, got {mask.shape}")
         with replacing(folder / mask_target) as part:
             Image.fromarray(mask[:rows, :cols] * np.uint8(1 if job.indices else 255)).save(part, format="png")
+    is_dng = job.target.suffix == ".dng"
+    white = dng_writer.white_of_bits(noise_of(camera).bits) if is_dng else 65535
     with one_picture_at_a_time:
-        raw, outside = _photograph(picture[:rows, :cols], camera, exposure, key)
-    with replacing(folder / job.target) as part:
-        tifffile.imwrite(part, raw, metadata=None)
+        raw, outside = _photograph(picture[:rows, :cols], camera, exposure, key, white)
+    if is_dng:
+        dng_writer.write(folder / job.target, raw, camera, white)
+    else:
+        with replacing(folder / job.target) as part:
+            tifffile.imwrite(part, raw, metadata=None)
     return np.array([raw.size, (outside > 0).sum(), (outside < 0).sum()])
 
 
 def _photograph(
-    picture: UInt[np.ndarray, "rows cols 3"], camera: isp.Camera, exposure: float, key: PRNGKeyArray
+    picture: UInt[np.ndarray, "rows cols 3"], camera: isp.Camera, exposure: float, key: PRNGKeyArray, white: int
 ) -> tuple[UInt16[np.ndarray, "rows cols"], Int8[np.ndarray, "rows cols"]]:
     """Exposes a picture band by band; returns its raw image, and 1 or -1 where it is too bright or too dark."""
     rows, cols, _ = picture.shape
@@ -218,21 +229,22 @@ def _photograph(
     band = _BAND // period * period
     filled = np.pad(picture, ((0, -rows % band), (0, -cols % _BAND), (0, 0)))
     bands = [
-        _expose(filled[start : start + band], jax.random.fold_in(key, start), camera, exposure)
+        _expose(filled[start : start + band], jax.random.fold_in(key, start), camera, exposure, white)
         for start in range(0, rows, band)
     ]
     raw, outside = (np.concatenate(parts)[:rows, :cols] for parts in zip(*bands, strict=True))
     return raw, outside
 
 
-@functools.partial(jax.jit, static_argnames="camera")
+@functools.partial(jax.jit, static_argnames=("camera", "white"))
 def _expose(
     samples: UInt[Array | np.ndarray, "rows cols 3"],
     key: PRNGKeyArray,
     camera: isp.Camera,
     exposure: Float[Array, ""] | float,
+    white: int,
 ) -> tuple[UInt16[Array, "rows cols"], Int8[Array, "rows cols"]]:
     rgb = samples / np.float32(np.iinfo(samples.dtype).max)
     light = exposure * site_light(isp.unprocess(rgb, camera), camera)
     raw = expose_sites(light, key, camera=camera)
-    return jnp.round(raw * 65535).astype(jnp.uint16), jnp.int8(light > 1) - jnp.int8(light < 0)
+    return jnp.round(raw * white).astype(jnp.uint16), jnp.int8(light > 1) - jnp.int8(light < 0)

@@ -7,8 +7,8 @@ python scripts/synthesize.py --output=drifted_cells --dataset=Microscopy --data_
 Every pipeline is combined with every intensity and exposure, and each combination is written uncorrupted and with every
 corruption. Each set is the folder <output>/<pipeline>/<intensity or exposure>/<corruption>/, with a sub-folder for each
 class, or images and masks. Its result.json records its origin, manifest.csv the file and class of each sample, and
-croissant.json and README.md describe it for others. Repeat the command to resume; with other settings, it adds sets,
-and replaces those of the same name.
+croissant.json and README.md describe it for others. With --format=dng, the sets are raw images. Repeat the command to
+resume; with other settings, it adds sets, and replaces those of the same name.
 """
 
 from r2l_jax.drift.synthesis.config import SynthesisConfig

@@ -3,9 +3,9 @@
 python scripts/unprocess.py --input=photos --output=raw_photos --camera=drone --exposure=0.9
 python scripts/train.py --dataset=Folder --data_dir=raw_photos --camera=raw_photos/camera.json
 
-The input has one sub-folder per class, or images/ and masks/. The output has the same folders, with 16-bit TIFF instead
-of the pictures, camera.json, croissant.json and a card (README.md). The exit status is 1 if any picture could not be
-read.
+The input has one sub-folder per class, or images/ and masks/. The output has the same folders, with 16-bit TIFF or DNG
+instead of the pictures, camera.json, croissant.json and a card (README.md). The exit status is 1 if any picture could
+not be read.
 """
 
 import dataclasses
@@ -29,6 +29,11 @@ class UnprocessConfig(Settings):
         "standard deviation of the read noise, in electrons; default: the camera's, or 4", None
     )
     bits: int | None = setting("bits of the analog-to-digital converter, 1 to 16; default: the camera's, or 12", None)
+    format: str = setting(
+        "tiff: 16-bit TIFF; dng: DNG, which holds the camera and opens in raw converters",
+        "tiff",
+        choices=("tiff", "dng"),
+    )
     seed: int = setting("the seed of the noise", 0, bound=SEED)
 
 
@@ -42,7 +47,8 @@ def main(config: UnprocessConfig) -> int:
     if camera is None:
         raise InputError("`camera=auto`: pictures contain no calibration; name a camera or a JSON file")
     given = {name: getattr(config, name) for name in Noise._fields}
-    summary = unprocess_folder(config.input, config.output, camera, exposure=config.exposure, seed=config.seed, **given)
+    how = {"exposure": config.exposure, "seed": config.seed, "format": config.format}
+    summary = unprocess_folder(config.input, config.output, camera, **how, **given)
     print(
         f"{summary.written} written, {summary.failed} failed; {summary.too_bright:.2%} of the sites are saturated, and "
         f"{summary.too_dark:.2%} are black because their color is outside the camera's gamut"

@@ -117,5 +117,6 @@ def of_set(root: pathlib.Path) -> DataFolder:
         {"camera": isp.Camera(**about["camera"])},
         "manifest.csv",
         " ".join(filter(None, simulated)),
-        f"Rendered by r2l_jax from the raw images of {source['name']} with the pipeline {about['pipeline']}.",
+        f"{'Rendered' if about['pipeline'] else 'Written'} by r2l_jax from the raw images of {source['name']}"
+        + (f" with the pipeline {about['pipeline']}." if about["pipeline"] else "."),
     )

@@ -1,10 +1,11 @@
-"""DNG metadata that LibRaw does not report: the active area, the color filter array, and gain maps.
+"""DNG metadata that LibRaw does not report: active area, color filter array, gain maps, and a camera of `dng_writer`.
 
 Tags and opcodes as in Adobe's Digital Negative Specification (1.7.1.0, 2023).
 """
 
 import dataclasses
 import itertools
+import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,10 @@ from jaxtyping import Float32, Float64, Int
 import isp
 from r2l_jax.data.files.decoding import check_declared, check_finite
 from r2l_jax.data.files.tiff import check_page
-from r2l_jax.errors import InputError
+from r2l_jax.errors import InputError, one_line
+
+# Begins the DNGPrivateData that hold a camera as JSON, with levels as fractions of white.
+CAMERA_MARK = b"r2l_jax\0"
 
 # A DNG with more images than this is damaged.
 _MOST_IMAGES = 64
@@ -67,11 +71,13 @@ class Metadata:
             them.
         pattern: the color filter array, if its tile is not one of the 2x2 and 6x6 tiles that LibRaw supports.
         gain_maps: the gain maps of OpcodeList2, in their order.
+        camera: the whole camera, if `dng_writer` has written the file.
     """
 
     active_origin: tuple[int, int] | None = None
     pattern: str | None = None
     gain_maps: tuple[GainMap, ...] = ()
+    camera: isp.Camera | None = None
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -108,7 +114,17 @@ def _metadata(page: tifffile.TiffPage) -> Metadata:
         active = (top, left)
     opcodes = page.tags.get("OpcodeList2")
     maps = () if opcodes is None else tuple(_gain_maps(bytes(opcodes.value)))
-    return Metadata(active, _pattern(page), maps)
+    return Metadata(active, _pattern(page), maps, _camera(page))
+
+
+def _camera(page: tifffile.TiffPage) -> isp.Camera | None:
+    tag = page.tags.get("DNGPrivateData")
+    if tag is None or not isinstance(tag.value, bytes) or not tag.value.startswith(CAMERA_MARK):
+        return None
+    try:
+        return isp.Camera(**json.loads(tag.value.removeprefix(CAMERA_MARK)))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"the camera in its DNGPrivateData is damaged ({one_line(error):.200})") from None
 
 
 def _pattern(page: tifffile.TiffPage) -> str | None:

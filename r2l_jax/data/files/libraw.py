@@ -5,6 +5,7 @@ and 3 for the second green.
 """
 
 import contextlib
+import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,10 @@ def read(path: Path, stated: KnownCamera) -> tuple[Mosaic, isp.Camera]:
             "does not name its camera: LibRaw would guess the size, pattern and levels from the number of bytes"
         )
     metadata = dng.read_metadata(path) if path.suffix.lower() == ".dng" else dng.Metadata()
+    # With another white level or pattern, levels that are fractions of the camera's would be wrong.
+    if metadata.camera is not None and stated.figures.keys().isdisjoint(("white_level", "pattern")):
+        own = KnownCamera.of(metadata.camera).figures
+        stated = dataclasses.replace(stated, figures={**own, **stated.figures})
     with rawpy.RawPy() as raw:
         raw.open_file(str(path))
         check_declared(2 * raw.sizes.raw_height * raw.sizes.raw_width, path.stat().st_size)

@@ -201,9 +201,10 @@ class EvaluationConfig(_EvaluatedDrifts, FinishedRuns):
 
 _SynthesizedDrifts = with_changes(
     ImageDriftSettings,
-    pipelines=(("parametrized",), "!pipeline"),
+    pipelines=(("parametrized",), "!pipeline !format=dng"),
     intensities=((1.0,), ""),
     severities=(SEVERITIES, "sensor|corruptions"),
+    corruptions=((), "!format=dng"),
 )
 
 
@@ -216,9 +217,13 @@ class SynthesisConfig(_SynthesizedDrifts, DataSettings):
     """
 
     output: str = setting("folder for the sets")
-    pipeline: str | None = setting("a single pipeline, in place of --pipelines", None)
-    half_size: bool = setting("demosaic at half the size, as with --half_size of scripts/train.py", False)
-    format: str = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
+    pipeline: str | None = setting("a single pipeline, in place of --pipelines", None, needs="!format=dng")
+    half_size: bool = setting("demosaic at half the size, like --half_size of train.py", False, needs="!format=dng")
+    format: str = setting(
+        "tiff: 16-bit TIFF; png: 8-bit PNG; dng: 16-bit DNG of the raw images, without pipelines and corruptions",
+        "tiff",
+        choices=("tiff", "png", "dng"),
+    )
     seed: int = setting(
         "the seed of the noise of exposures, sensors and corruptions",
         0,
@@ -242,7 +247,7 @@ class SynthesisConfig(_SynthesizedDrifts, DataSettings):
         """The sets of all pipelines, acquisitions and corruptions, including uncorrupted sets; each once.
 
         Exposures, sensor drifts and other cameras start from the raw images at full intensity, or from a Folder's. The
-        name of a set is its path in the output folder.
+        name of a set is its path in the output folder. Raw images have "raw" in place of a pipeline.
         """
         from r2l_jax.drift import cases
 
@@ -250,6 +255,9 @@ class SynthesisConfig(_SynthesizedDrifts, DataSettings):
         measured = [cases.CLEAN] if not self.has_intensities else known["intensities"]
         names = (self.pipeline,) if self.pipeline is not None else self.pipelines
         uncorrupted = cases.CLEAN._replace(name="uncorrupted")
+        processings, corruptions = cases.pipelines(names, self.half_size), known["corruptions"]
+        if self.format == "dng":
+            processings, corruptions = [cases.CLEAN._replace(name="raw")], []
         sets = [
             acquisition._replace(
                 name=f"{processing.name}/{acquisition.name}/{corrupted.name}",
@@ -257,7 +265,7 @@ class SynthesisConfig(_SynthesizedDrifts, DataSettings):
                 corruption=corrupted.corruption,
             )
             for acquisition in [*measured, *known["exposures"], *known["sensor"], *known["cameras"]]
-            for processing in cases.pipelines(names, self.half_size)
-            for corrupted in [uncorrupted, *known["corruptions"]]
+            for processing in processings
+            for corrupted in [uncorrupted, *corruptions]
         ]
         return tuple(dict.fromkeys(sets))

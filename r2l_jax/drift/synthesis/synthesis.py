@@ -3,6 +3,7 @@
 <output>/<pipeline>/<acquisition>/<corruption>/         a set, such as parametrized/iso=0.05/gaussian_noise.3
 <set>/<class>/<sample>.tiff                             its pictures, for classification
 <set>/images/<sample>.tiff  <set>/masks/<sample>.png    the same for segmentation; masks are 255 on the object
+raw/<acquisition>/uncorrupted/                          a set of raw images as DNG
 <set>/result.json  <set>/manifest.csv                   the origin of the set, and a row for each sample
 """
 
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from r2l_jax import jobs
 from r2l_jax.cli.flags import build, flat
 from r2l_jax.data import loader
-from r2l_jax.data.files import remote
+from r2l_jax.data.files import dng_writer, remote
 from r2l_jax.data.files.masks import CLASSES_FILE
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES
 from r2l_jax.data.raw_dataset import RawDataset
@@ -46,7 +47,7 @@ from r2l_jax.results.files import clear_parts, replacing, write_json
 from r2l_jax.results.locks import writing_to
 from r2l_jax.results.result import Column, Result, Table
 
-FORMATS = {"tiff": np.uint16, "png": np.uint8}
+FORMATS = {"tiff": np.uint16, "png": np.uint8, "dng": np.uint16}
 
 # The number of pixels in a batch: 16 raw images of 256x256, or one large frame.
 _PIXELS = 2**20
@@ -56,12 +57,12 @@ _TOGETHER = 6
 
 
 def run(config: SynthesisConfig) -> None:
-    """Writes sets of pictures, except for those that earlier calls have finished.
+    """Writes sets of pictures or raw images, except for those that earlier calls have finished.
 
-    Pictures are clipped to [0, 1]. TIFF files have 16 bits, so that 65535 is white, and PNG files have 8. Noise depends
-    on the seed, on the state of the camera and the corruption, and on the sample's index in the data set: an evaluation
-    with the same seed uses the same noise. A set of other settings, data, calibration values or code is
-    computed again.
+    Pictures and raw images are clipped to [0, 1]. TIFF and DNG files have 16 bits, so that 65535 is white, and PNG
+    files have 8. DNG files hold the data set's camera. Noise depends on the seed, on the state of the camera and the
+    corruption, and on the sample's index in the data set: an evaluation with the same seed uses the same noise. A set
+    of other settings, data, calibration values or code is computed again.
 
     Raises:
         InputError: data is missing or processed already, or the output folder cannot be written to.
@@ -118,13 +119,8 @@ def _iso(case: Case) -> float:
     return case.iso or 1.0
 
 
-def _pipeline_of(case: Case) -> NamedPipeline:
-    assert case.pipeline is not None
-    return case.pipeline
-
-
 class _Batch(NamedTuple):
-    """The pictures `(B, H, W, 3)` of a batch for one set, which the device may still be computing.
+    """The pictures `(B, H, W, 3)` or raw images of a batch for one set, which the device may still be computing.
 
     Pictures after the last of the `samples` only pad the batch; `targets` are the samples' labels or masks.
     """
@@ -146,6 +142,10 @@ class _Maker:
         self.dataset, split = next(iter(self._sources.values())), shardings().split
         self._files, self._task = file_names(self.dataset, config.format), task_of(self.dataset)
         self._renderer = Renderer(config.seed, split)
+        # Written raw images have their own white level, whatever that of those read.
+        self._camera = dataclasses.replace(camera_of(self.dataset), white_level=None)
+        if config.format == "dng":
+            dng_writer.tags(self._camera)
         self._quantize = jax.jit(
             functools.partial(quantized, dtype=FORMATS[config.format]),
             out_shardings=split,
@@ -176,22 +176,23 @@ class _Maker:
 
     def _identity(self, case: Case) -> store.Identity:
         """Collects everything that a set depends on."""
-        dataset, pipeline = self._sources[_iso(case)], _pipeline_of(case)
+        dataset, pipeline = self._sources[_iso(case)], case.pipeline
         camera = camera_of(dataset)
         return store.identity(
             {"set": case.identity, "seed": self._config.seed, "format": self._config.format},
             [dataset.content, dataclasses.asdict(camera)],
-            [*pipeline.identity, processor_hash(pipeline(camera))],
+            pipeline and [*pipeline.identity, processor_hash(pipeline(camera))],
         )
 
     def _described(self, case: Case) -> Result:
         """Describes a set: its origin, and the files and the class of each sample."""
-        dataset, pipeline = self._sources[_iso(case)], _pipeline_of(case)
+        dataset, pipeline = self._sources[_iso(case)], case.pipeline
         camera, (_, acquisition, corruption) = camera_of(dataset), case.name.rsplit("/", 2)
+        parameters = pipeline(camera).parameters() if pipeline else {}
         metadata = {
             "title": f"{dataset.name}: {case.name}",
-            "pipeline": pipeline.description,
-            "parameters": {name: np.asarray(value) for name, value in pipeline(camera).parameters().items()},
+            "pipeline": pipeline and pipeline.description,
+            "parameters": {name: np.asarray(value) for name, value in parameters.items()},
             "acquisition": acquisition,
             "state": case.state_of(camera).given,
             "corruption": case.corruption and corruption,
@@ -212,25 +213,37 @@ class _Maker:
 
     def _batches(self, sets: Sequence[Case]) -> Iterator[_Batch]:
         """Yields the pictures of each batch for each of some sets of one pipeline and acquisition."""
-        dataset, pipeline = self._sources[_iso(sets[0])], _pipeline_of(sets[0])
+        dataset, pipeline = self._sources[_iso(sets[0])], sets[0].pipeline
         camera, renderer, (height, width) = camera_of(dataset), self._renderer, dataset.shape
-        processors: dict[NamedPipeline | None, list[Processor]] = {pipeline: [Processor.of(pipeline(camera))]}
+        processors: dict[NamedPipeline | None, list[Processor]] = {}
+        if pipeline is not None:
+            processors[pipeline] = [Processor.of(pipeline(camera))]
         devices, every = jax.device_count(), np.arange(len(dataset))
         size = -(-min(max(_PIXELS // (height * width), 1), len(dataset)) // devices) * devices
         for batch in loader.eval_batches(dataset, every, size, keep_decoded=False):
             samples = batch["index"][batch["weight"] > 0].tolist()
             raw, index = to_devices((batch["raw"], batch["index"]), shardings().split)
-            moved = np.asarray(renderer.targets(sets[0].state_of(camera), batch["target"], dataset.shape))
-            for case, (images,) in renderer.images(sets, raw, index, camera, processors):
+            state = sets[0].state_of(camera)
+            moved = np.asarray(renderer.targets(state, batch["target"], dataset.shape))
+            if pipeline is None:
+                made = [(sets[0], [renderer.mosaics(state, raw, index, camera)])]
+            else:
+                made = renderer.images(sets, raw, index, camera, processors)
+            for case, (images,) in made:
                 yield _Batch(case.name, samples, self._quantize(images), moved)
 
     def _write(self, batch: _Batch) -> int:
         """Waits for the pictures of a batch, and writes them; returns their number."""
         for index, picture, target in zip(batch.samples, np.asarray(batch.pictures), batch.targets, strict=False):
-            contents = [encoded(picture, self._config.format)]
-            contents += [encoded(mask, "png") for mask in self._task.mask_pictures(target)]
-            for name, content in zip(self._files[index], contents, strict=True):
-                with replacing(self._output / batch.name / name) as part:
+            name, *others = self._files[index]
+            masks = [encoded(mask, "png") for mask in self._task.mask_pictures(target)]
+            contents = dict(zip(others, masks, strict=True))
+            if self._config.format == "dng":
+                dng_writer.write(self._output / batch.name / name, picture, self._camera)
+            else:
+                contents[name] = encoded(picture, self._config.format)
+            for file, content in contents.items():
+                with replacing(self._output / batch.name / file) as part:
                     part.write_bytes(content)
         return len(batch.samples)
 

@@ -12,8 +12,11 @@ from PIL import Image
 import isp
 from r2l_jax.apps import unprocess
 from r2l_jax.apps.unprocess import Summary, unprocess_folder
+from r2l_jax.data.files.known_camera import read_camera_file
+from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.data.sets import datasets
 from r2l_jax.errors import InputError
+from r2l_jax.programs import unprocess as program
 
 CAMERA = isp.CAMERAS["drone"]
 # The files of a data set besides its samples.
@@ -131,6 +134,31 @@ def test_noise_is_the_cameras_unless_a_flag_says_otherwise(source, tmp_path):
     assert isp.Camera.from_json((tmp_path / "cameras" / "camera.json").read_text()) == noisy
     steps = tifffile.imread(tmp_path / "flags" / "cats" / "1.tiff") / (65535 / 15)
     np.testing.assert_array_equal(steps, np.round(steps))
+
+
+@pytest.mark.parametrize("bits", [4, 12])
+def test_dng_has_the_same_noise_in_the_bits_of_the_camera_which_it_holds(tmp_path, capsys, bits):
+    for seed, kind in enumerate(("cats", "dogs")):
+        save(tmp_path / f"pictures/{kind}/1.png", samples(seed, (24, 30, 3)))
+    flags = {"input": str(tmp_path / "pictures"), "camera": "drone", "exposure": 0.9, "bits": bits}
+    for kind in ("tiff", "dng"):
+        program.main(program.UnprocessConfig(output=str(tmp_path / kind), format=kind, **flags))
+    assert capsys.readouterr().out.count("2 written, 0 failed") == 2
+    assert {*files(tmp_path / "dng")} == {"cats/1.dng", "dogs/1.dng", *NAMED}
+    mosaic, camera = read_raw(tmp_path / "dng/cats/1.dng")
+    assert repr(camera) == repr(dataclasses.replace(CAMERA, bits=bits))
+    assert camera == read_camera_file(tmp_path / "dng/camera.json")
+    steps = np.round(tifffile.imread(tmp_path / "tiff/cats/1.tiff") / 65535 * (2**bits - 1)).astype(np.uint16)
+    np.testing.assert_array_equal(mosaic, steps / np.float32(2**bits - 1))
+    dataset = datasets.load("Folder", data_dir=tmp_path / "dng")
+    assert (dataset.camera, dataset.classes) == (camera, ("cats", "dogs"))
+
+
+def test_a_camera_that_no_dng_holds_is_named_before_anything_is_written(source, tmp_path):
+    camera = isp.Camera((0.1,) * 3, CAMERA.white_balance, CAMERA.color_matrix, "RRGG/RRGG/GGBB/GGBB")
+    with pytest.raises(InputError, match="DNG files are written for Bayer, X-Trans and monochrome sensors"):
+        unprocess_folder(source, tmp_path / "raw", camera, format="dng")
+    assert not (tmp_path / "raw").exists()
 
 
 def test_the_seed_and_the_path_decide_every_byte(source, tmp_path):

@@ -15,8 +15,9 @@ from small_runs import SmallHead
 
 import isp
 from r2l_jax import jobs
-from r2l_jax.cli.flags import replace
+from r2l_jax.cli.flags import called, replace
 from r2l_jax.data.files.masks import read_classes
+from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import cases, measure
@@ -230,6 +231,31 @@ def test_segmentation_in_8_bits_with_masks_that_move_with_the_shifted_pattern_al
     raws, _ = dataset.samples(np.arange(IMAGES))
     assert values.dtype == np.uint8
     np.testing.assert_allclose(values, 255 * np.clip(isp.parametrized(dataset.camera)(raws), 0, 1), atol=0.51)
+
+
+def test_dng_holds_the_raw_images_and_their_camera_without_pipelines_and_corruptions(tmp_path):
+    settings = {"dataset": "SyntheticSegmentation", "output": str(tmp_path), "format": "dng"}
+    config = called(SynthesisConfig, {**settings, "sensor": "pattern_shift", "severities": 3})
+    synthesis.run(config)
+    dataset = synthesis.load(config)[1.0]
+    raws, _ = dataset.samples(np.arange(IMAGES))
+    shifted = raws.copy()
+    shifted[:, 22:, :-1] = raws[:, 22:, 1:]
+    for acquisition, expected in (("iso=1", raws), ("pattern_shift.3", shifted)):
+        where = folder(config, f"raw/{acquisition}/uncorrupted")
+        rows = manifest(where)
+        assert [(row["file"], row["mask"]) for row in rows] == [
+            (f"images/{name}.dng", f"masks/{name}.png") for name in dataset.names
+        ]
+        mosaics, cameras = zip(*(read_raw(where / row["file"]) for row in rows), strict=True)
+        assert {*cameras} == {dataset.camera}
+        # The last column has no neighbor to shift from.
+        np.testing.assert_allclose(np.stack(mosaics)[..., :-1], expected[..., :-1], atol=0.51 / 65535)
+        assert result.read(where).metadata["pipeline"] is None
+    assert len([*tmp_path.rglob("result.json")]) == 2
+    for given in ({"corruptions": "contrast"}, {"pipelines": "parametrized"}, {"pipeline": "full"}):
+        with pytest.raises(InputError, match=rf"`{next(iter(given))}` has no effect with `format=dng`"):
+            called(SynthesisConfig, {**settings, **given})
 
 
 def other_pixel(dataset):
