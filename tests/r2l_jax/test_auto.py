@@ -136,5 +136,5 @@ def test_a_rendering_exposes_gray_cards_to_18_percent():
     # Pictures of other settings are not mixed in one folder.
     assert find_pipeline("parametrized").metered(("exposure",)) != find_pipeline("parametrized")
     assert find_pipeline("parametrized").metered(())(camera).stage_names[0] == "demosaic"
-    with pytest.raises(InputError, match="--run=runs/a sets the processing: leave --auto out"):
+    with pytest.raises(InputError, match="`run=runs/a` sets the processing: leave `auto` out"):
         RenderConfig(input=("a",), output="b", run="runs/a", auto=BOTH)
