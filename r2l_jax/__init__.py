@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from r2l_jax import data
+    from r2l_jax import data, maite
     from r2l_jax.apps.share.hub import load
     from r2l_jax.controls import adapt, evaluate, export, forensics, monitor, report, synthesize, train
     from r2l_jax.model.heads import from_flax, from_onnx, from_torch
@@ -21,6 +21,7 @@ __all__ = [
     "from_onnx",
     "from_torch",
     "load",
+    "maite",
     "monitor",
     "report",
     "synthesize",
@@ -38,8 +39,8 @@ def __getattr__(name: str) -> Any:
     # Imported on first use, because the libraries that read raw files and checkpoints take seconds.
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version(__name__)
-    if name == "data":
-        return importlib.import_module(f"{__name__}.data")
+    if name in ("data", "maite"):
+        return importlib.import_module(f"{__name__}.{name}")
     for module, names in _MODULES.items():
         if name in names:
             return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -108,7 +108,9 @@ def train(data: AnyData = None, **settings: Any) -> "Run":
 
 
 @_control(EvaluationConfig, "run", "sheet")
-def evaluate(run: AnyRun, data: AnyData = None, pipeline: Any = None, **settings: Any) -> "Result":
+def evaluate(
+    run: AnyRun, data: AnyData = None, pipeline: Any = None, camera: Any = None, metric: Any = None, **settings: Any
+) -> "Result":
     """Tests a model under drift: other pipelines, exposures, sensors and cameras, and corruptions.
 
     `run` is a run, a list of runs to compare, or a trained network without a run: a function of images `(B, H, W, 3)`
@@ -119,18 +121,26 @@ def evaluate(run: AnyRun, data: AnyData = None, pipeline: Any = None, **settings
 
     `data`, a `RawDataset`, replaces the run's own. If the run was trained on these samples, its test samples are
     measured, or its validation samples if it has no test samples; otherwise, all samples are measured.
+
+    A network may be a MAITE model, and `data` a MAITE data set of pictures with the `camera` that is assumed to have
+    taken them, see `r2l_jax.maite.dataset`; the default pipeline then restores the pictures. A MAITE `metric`, or a
+    pair of one and the name of a number that it computes, replaces the score; it is computed again without each group
+    of samples, for intervals.
     """
+    from r2l_jax.apps.share import maite
     from r2l_jax.drift.synthesis import envelope, evaluation
 
-    if pipeline is not None and not _is_network(run):
-        raise InputError("`pipeline` is for a network without a run: a run has its own")
-    several = run if isinstance(run, list | tuple) else [run]
+    for name, value in (("pipeline", pipeline), ("metric", metric)):
+        if value is not None and not _is_network(run):
+            raise InputError(f"`{name}` is for a network without a run: a run has its own")
+    several = list(run) if isinstance(run, list | tuple) else [run]
+    several, data, of_network = maite.accepted(several, data, camera, pipeline, metric)
     with contextlib.ExitStack() as stack:
         uris, how = list[str](), dict[str, Any](code=[])
         checkpoints = set[str]()
         for each in several:
             names = [pathlib.Path(uri).name for uri in uris]
-            uri, opens = stack.enter_context(_opened(each, data, settings, pipeline, names))
+            uri, opens = stack.enter_context(_opened(each, data, settings, of_network, names))
             uris.append(uri)
             checkpoints.add(opens.get("checkpoint", "best"))
             how |= {**opens, "code": [*dict.fromkeys([*how["code"], *opens.get("code", ())])]}
@@ -324,7 +334,7 @@ def _is_network(run: AnyRun) -> bool:
 
 @contextlib.contextmanager
 def _opened(
-    run: AnyRun, data: AnyData, settings: Mapping[str, Any], pipeline: Any = None, taken: Collection[str] = ()
+    run: AnyRun, data: AnyData, settings: Mapping[str, Any], of_network: Any = None, taken: Collection[str] = ()
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the folder of a run, a model in memory, or a network, on the data if it is given, and how to open it.
 
@@ -338,7 +348,7 @@ def _opened(
         _check_dataset(data)
     if _is_network(run):
         with _folder() as folder:
-            yield _of_network(run, data, pipeline, folder)
+            yield _of_network(run, data, folder, **of_network or {})
         return
     if isinstance(run, str | os.PathLike):
         if data is None:
@@ -422,7 +432,9 @@ def _module_of(function: Callable) -> Any:
     return Function()
 
 
-def _of_network(network: Any, data: AnyData, pipeline: Any, folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
+def _of_network(
+    network: Any, data: AnyData, folder: pathlib.Path, pipeline: Any = None, task: str | None = None
+) -> tuple[str, dict[str, Any]]:
     """Makes a run of a trained network, without training: it is measured on all data."""
     from flax import nnx
 
@@ -441,7 +453,7 @@ def _of_network(network: Any, data: AnyData, pipeline: Any, folder: pathlib.Path
         head = network if isinstance(network, NormalizedHead) else from_flax(network)
     else:
         head = from_flax(_module_of(network))
-    named: dict[str, Any] = {"classifier_network": named_code.given(lambda: head, "network")}
+    named: dict[str, Any] = {"classifier_network": named_code.given(lambda: head, "network"), "task": task}
     if isinstance(pipeline, isp.Pipeline):
         named["pipeline"] = named_code.given(lambda camera: pipeline, "pipeline")
     elif callable(pipeline):

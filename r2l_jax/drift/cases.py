@@ -201,33 +201,37 @@ def _at_severities(
 def check_camera(cases: Sequence[Case], dataset: RawDataset) -> None:
     """Raises an InputError unless a data set's camera can be in all states, and pipelines take its raw images."""
     for case in cases:
-        if case.camera is None and not case.state.given:
-            continue
-        camera, flag = camera_of(dataset), f"`{case.group}={case.kind or case.name.removeprefix('camera=')}`"
-        if case.camera is not None:
-            if case.camera.pattern != camera.pattern:
-                raise InputError(f"{flag} must have the pattern {camera.pattern}, got {case.camera.pattern}")
-            own, gains = np.array(camera.white_balance), np.array(case.camera.white_balance)
-            if (own * gains < 0).any():
-                raise InputError(f"{flag} must have gains of the signs of {own.tolist()}, got {gains.tolist()}")
-            matrices = np.array(case.camera.color_matrix), np.array(camera.color_matrix)
-            if not np.allclose(*matrices, atol=_ROUNDING):
-                warn(f"{flag}: its color matrix differs from that of {dataset.name}, which is not simulated")
-        state = case.state_of(camera)
-        needing = [name for name in state.given if QUANTITIES[name].needs_colors]
-        if needing and camera.pattern == isp.cfa.MONO:
-            possible = ",".join(name for name in SENSOR if not any(each.needs_colors for each in _CHANGED[name]))
-            raise InputError(f"{flag}: {dataset.name} is from a sensor without color filters; give `sensor={possible}`")
-        try:
-            state.check(camera)
-            if state.lamp_color is not None:
-                isp.unprocessing.check_invertible(camera)
-        except ValueError as error:
-            raise InputError(f"{flag}: {error}") from None
+        if case.camera is not None or case.state.given:
+            check_state(case, camera_of(dataset), dataset.name)
     if pipelines := [case.pipeline for case in cases if case.pipeline is not None]:
         raw, _ = dataset[0]
         for pipeline in pipelines:
             pipeline.check(camera_of(dataset), *raw.shape)
+
+
+def check_state(case: Case, camera: isp.Camera, name: str) -> None:
+    """Raises an InputError unless the camera of a data set, by its name, can be in the state of a case."""
+    flag = f"`{case.group}={case.kind or case.name.removeprefix('camera=')}`"
+    if case.camera is not None:
+        if case.camera.pattern != camera.pattern:
+            raise InputError(f"{flag} must have the pattern {camera.pattern}, got {case.camera.pattern}")
+        own, gains = np.array(camera.white_balance), np.array(case.camera.white_balance)
+        if (own * gains < 0).any():
+            raise InputError(f"{flag} must have gains of the signs of {own.tolist()}, got {gains.tolist()}")
+        matrices = np.array(case.camera.color_matrix), np.array(camera.color_matrix)
+        if not np.allclose(*matrices, atol=_ROUNDING):
+            warn(f"{flag}: its color matrix differs from that of {name}, which is not simulated")
+    state = case.state_of(camera)
+    needing = [quantity for quantity in state.given if QUANTITIES[quantity].needs_colors]
+    if needing and camera.pattern == isp.cfa.MONO:
+        possible = ",".join(kind for kind in SENSOR if not any(each.needs_colors for each in _CHANGED[kind]))
+        raise InputError(f"{flag}: {name} is from a sensor without color filters; give `sensor={possible}`")
+    try:
+        state.check(camera)
+        if state.lamp_color is not None:
+            isp.unprocessing.check_invertible(camera)
+    except ValueError as error:
+        raise InputError(f"{flag}: {error}") from None
 
 
 def camera_of(dataset: RawDataset) -> isp.Camera:

@@ -98,8 +98,8 @@ def possible(camera: isp.Camera, knobs: Mapping[str, Knob]) -> dict[str, Limit]:
     return found
 
 
-def read(name: str, widest: Limits) -> dict[str, Limit]:
-    """Reads the limits in a JSON file, or returns the "default" ones of those that are possible.
+def read(name: str | Mapping[str, Any], widest: Limits) -> dict[str, Limit]:
+    """Reads limits, in a JSON file or a mapping, or returns the "default" ones of those that are possible.
 
     The file has an object with a value for each quantity, `[low, high]` or an object with `low`, `high` and, if it is
     not uniform, the `distribution`; or an object with such `limits`, as `evaluate.py --envelope` writes it. Factors are
@@ -108,7 +108,7 @@ def read(name: str, widest: Limits) -> dict[str, Limit]:
     Raises:
         InputError: the file is missing or damaged, or a limit is not valid.
     """
-    where = f"`envelope={name}`"
+    where = f"`envelope={name}`" if isinstance(name, str) else "`envelope`"
     if name == "default":
         of_pipeline = {
             key: tuple(widest[key].neutral * share for share in shares)
@@ -120,9 +120,9 @@ def read(name: str, widest: Limits) -> dict[str, Limit]:
             for key, (low, high) in (_DEFAULT | of_pipeline).items()
             if key in widest
         }
-    found = states.read_json(name, "envelope")
-    found = found.get("limits", found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not found:
+    found: Any = states.read_json(name, "envelope") if isinstance(name, str) else name
+    found: Any = found.get("limits", found) if isinstance(found, Mapping) else found
+    if not isinstance(found, Mapping) or not found:
         raise InputError(f'{where} has no limits: it must be an object such as {{"exposure": [-1, 0.3]}}')
     return {key: _limit(f"{where}: {key}", value, widest, key) for key, value in found.items()}
 
@@ -132,7 +132,8 @@ def _limit(where: str, given: Any, widest: Limits, name: str) -> Limit:
         reason = "needs a sensor with color filters" if name in QUANTITIES else f"is not one of {', '.join(widest)}"
         raise InputError(f"{where} {reason}")
     valid = widest[name]
-    given = dict(zip(("low", "high"), given, strict=True)) if isinstance(given, list) and len(given) == 2 else given
+    is_pair = isinstance(given, list | tuple) and len(given) == 2
+    given = dict(zip(("low", "high"), given, strict=True)) if is_pair else given
     try:
         ends = {"distribution": valid.distribution, **given, "unit": valid.unit, "neutral": valid.neutral}
         limit = Limit(**ends)

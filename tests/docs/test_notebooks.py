@@ -61,7 +61,7 @@ def test_a_pytorch_network_is_measured_without_a_run(tmp_path, monkeypatch):
 
 def test_a_data_loader_draws_a_camera_for_each_image(tmp_path):
     pytest.importorskip("torch")
-    (code,) = code_blocks("python", PAGES["docs/data_loader.md"])
+    code, _ = code_blocks("python", PAGES["docs/data_loader.md"])
     (tmp_path / "loader.py").write_text(code)
     ended = subprocess.run([sys.executable, "loader.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ended.stdout.splitlines() == ["(32, 3, 64, 64) torch.float32"] * 2

@@ -359,7 +359,9 @@ def test_signatures_have_the_settings_of_the_programs():
 
 def test_every_public_name_is_offered():
     assert set(dir(r2l_jax)) == set(r2l_jax.__all__)
-    assert all(callable(getattr(r2l_jax, name)) for name in r2l_jax.__all__ if name not in ("__version__", "data"))
+    assert all(
+        callable(getattr(r2l_jax, name)) for name in r2l_jax.__all__ if name not in ("__version__", "data", "maite")
+    )
 
 
 def test_no_progress_is_shown_if_it_is_not_wanted(run, capsys, monkeypatch):

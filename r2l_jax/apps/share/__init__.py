@@ -1,1 +1,1 @@
-"""Models and data sets in the forms in which others expect them: the hub, cards, and Croissant metadata."""
+"""Models, data sets and drifts in the forms in which others expect them: the hub, cards, Croissant and MAITE."""
