@@ -138,7 +138,7 @@ def _with_excess(values: Values, raws: Raws, keys: Array, camera: isp.Camera) ->
     # The share of its noise that the reference has after blurring.
     period = 1 if camera.pattern == isp.cfa.MONO else 2
     own = factor * i0e(2 * jnp.square(state.defocus / period)) ** 2
-    linear = jnp.maximum(raws, 0) ** (1 / state.gamma)
+    linear = _power(raws, 1 / state.gamma)
     raised = state.black_level / (2**12 - 1)
     light = isp.sensor.site_light(linear - raised, camera)
     variance = jnp.maximum(own - state.photon_noise, 0) * jnp.maximum(light, 0) / full_well
@@ -148,8 +148,13 @@ def _with_excess(values: Values, raws: Raws, keys: Array, camera: isp.Camera) ->
     deviation = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)
     drawn = jax.vmap(lambda key: jax.random.normal(key, (height, width)))(keys)
     noisy = isp.sensor.from_light(light + deviation * drawn, camera) + raised
-    noisy = jnp.clip(noisy, 0, state.saturation) ** state.gamma
+    noisy = _power(jnp.minimum(noisy, state.saturation), state.gamma)
     return mosaic_statistics(jnp.where(linear < WHITE * state.saturation, noisy, raws), camera)
+
+
+def _power(values: Array | np.ndarray, exponent: Array) -> Array:
+    """Raises positive values to a power, and others to 0, where derivatives of the power may be infinite."""
+    return jnp.where(values > 0, jnp.where(values > 0, values, 1) ** exponent, 0)
 
 
 with_excess = jax.jit(_with_excess, static_argnames="camera")

@@ -148,3 +148,13 @@ def test_derivatives_are_those_of_statistics():
         expected = (up - down) / (2 * step)
         # The few sites that cross the black level decide their share, which is not differentiable at them.
         assert slopes[smooth, place] == pytest.approx(expected[smooth], abs=0.1 * float(abs(expected).max())), name
+
+
+@pytest.mark.parametrize("excess", [False, True])
+def test_derivatives_are_finite_where_sites_are_black(excess):
+    """Powers below 1, as of a tone curve, have infinite slopes at 0."""
+    raws = np.clip(exposed(np.full((32, 64, 64), 0.02), np.random.default_rng(2)) - 0.05, 0, 1).astype(np.float32)
+    assert (raws == 0).mean() > 0.02
+    values = simulation.numbers(isp.CameraState(exposure=0.5, gamma=0.8, read_noise=3.0))
+    weights, keys = np.full(32, 1 / 32, np.float32), jax.random.split(jax.random.key(1), 32)
+    assert np.isfinite(np.asarray(simulation.slopes(jnp.float32(values), raws, keys, weights, NOISY, excess))).all()
