@@ -9,6 +9,7 @@ import re
 import pytest
 
 import r2l_jax.controls
+import r2l_jax.maite
 from r2l_jax.cli import flags, stop
 from r2l_jax.errors import InputError, spelled, warn
 
@@ -70,7 +71,11 @@ def test_what_messages_name_as_an_argument_is_a_flag_of_a_program_or_of_a_call()
     programs = (SOURCES / "programs").glob("[a-z]*.py")
     mains = [importlib.import_module(f"r2l_jax.programs.{file.stem}").main for file in programs]
     known = {leaf.name for main in mains for leaf in flags.leaves(flags.settings_of(main))}
-    calls = [r2l_jax.data.from_arrays, *(getattr(r2l_jax, name) for name in r2l_jax.controls.__all__)]
+    calls = [
+        r2l_jax.data.from_arrays,
+        r2l_jax.maite.Augmentation,
+        *(getattr(r2l_jax, name) for name in r2l_jax.controls.__all__),
+    ]
     known |= {name for call in calls for name in inspect.signature(call).parameters}
     named = {
         (name, path.name)

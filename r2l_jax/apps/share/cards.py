@@ -25,7 +25,11 @@ FILE = "README.md"
 SAID = ("repository", "license", "authors", "intended_use", "out_of_scope", "data_origin")
 
 # The hub's names of tasks.
-_TASKS = {name: f"image-{name}" for name in ("classification", "segmentation")} | {"detection": "object-detection"}
+_TASKS = {
+    "classification": "image-classification",
+    "segmentation": "image-segmentation",
+    "detection": "object-detection",
+}
 
 
 def model_card(model: "Run", **said: str) -> ModelCard:

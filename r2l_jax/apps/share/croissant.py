@@ -72,6 +72,11 @@ class DataFolder:
     processing: str = ""
     annotations: str | None = None
 
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the annotations are boxes."""
+        return self.annotations is not None and self.annotations.endswith(".json")
+
 
 def metadata(root: pathlib.Path, data: DataFolder, said: Mapping[str, str]) -> dict[str, Any]:
     """Describes a data set in Croissant's JSON-LD. What nobody knows or has said, see `SAID`, is left out."""
@@ -79,7 +84,7 @@ def metadata(root: pathlib.Path, data: DataFolder, said: Mapping[str, str]) -> d
     files = {"samples.csv": data.table, "camera.json": "camera.json", "classes.json": CLASSES_FILE}
     if data.annotations is not None:
         # mlcroissant reads all fields of a file at once, as columns of one length.
-        files |= {f"{name}_file": data.annotations for name in (_COCO if data.task == "detection" else ["numbers"])}
+        files |= {f"{name}_file": data.annotations for name in (_COCO if data.has_boxes else ["numbers"])}
     known = {
         "description": f"{len(data.samples)} images for {data.task}: {', '.join(data.classes)}.",
         **{SAID[name]: text for name, text in said.items() if name in SAID},
@@ -153,11 +158,11 @@ def _record_sets(data: DataFolder) -> Iterator[dict[str, Any]]:
         kinds = {"file": _TEXT, "mask": ["cr:SegmentationMask", "sc:ImageObject"]}
         extracts = {"file": {"fileProperty": "fullpath"}, "mask": {"fileProperty": "content"}}
         yield _records("mask_files", kinds, {"fileSet": {"@id": "masks"}}, extracts)
-    if data.task == "numbers":
+    if data.annotations and not data.has_boxes:
         kinds = {"name": _TEXT, **dict.fromkeys(data.classes, "sc:Float")}
         columns = {name: {"column": name} for name in kinds}
         yield _records("numbers", kinds, {"fileObject": {"@id": "numbers_file"}}, columns)
-    for name, kinds in _COCO.items() if data.task == "detection" and data.annotations else ():
+    for name, kinds in _COCO.items() if data.has_boxes else ():
         paths = {each: {"jsonPath": f"$.{name}[*].{each}"} for each in kinds}
         yield _records(name, kinds, {"fileObject": {"@id": f"{name}_file"}}, paths)
 

@@ -5,6 +5,8 @@ import tempfile
 import types
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 import isp
 from r2l_jax.apps.share import cards, croissant
 from r2l_jax.apps.share.croissant import DataFolder
@@ -47,10 +49,11 @@ def of_folder(config: DataSettings) -> DataFolder:
     source = {name: value for name, value in config.source.items() if not name.startswith("synthetic")}
     with tempfile.TemporaryDirectory() as scratch:
         dataset = folder.load(**source, tiles_dir=pathlib.Path(scratch))
+        has_masks = config.annotations is None and np.ndim(dataset[0][1]) == 2
     named, targets = [pathlib.PurePath(name) for name in dataset.names], [{}] * len(dataset)
     grouped = named
     annotations = config.annotations and _within(root, pathlib.Path(config.annotations))
-    if dataset.task == "segmentation":
+    if has_masks:
         of_cameras = sorted([*root.glob("images"), *root.glob("*/images")])
         pairs = [pair for each in of_cameras for pair in pair_masks(each, each.parent / "masks", RAW_SUFFIXES)]
         named = [frame.relative_to(root) for frame, _ in pairs]
