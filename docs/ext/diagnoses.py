@@ -38,8 +38,8 @@ AMOUNTS = {
 }
 STATES, IMAGES, SIDES = 40, (64, 256), (48, 64, 96)
 _REFERENCE, _POOL, _STEPS = 256, 1000, 2**12 - 1
-# All images are taken this many stops darker than the scenes, so that no state makes them brighter: a simulation cannot
-# remove noise, so brighter images would have more of it than those of a camera.
+# All images are taken this many stops darker than the scenes, so that no state makes an image brighter than its scene.
+# A simulation cannot remove noise: a brightened image would be noisier than one from a real camera.
 _DARKER = 1.6
 
 

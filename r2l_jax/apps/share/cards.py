@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # The name of a card in its folder.
 FILE = "README.md"
 
-# What a person says of a model, see `docs/share.md`.
+# The fields of a model card that only a person can fill in, see `docs/share.md`.
 SAID = ("repository", "license", "authors", "intended_use", "out_of_scope", "data_origin")
 
 # The hub's names of tasks.

@@ -17,12 +17,12 @@ import isp
 from r2l_jax.data.files.masks import CLASSES_FILE
 from r2l_jax.data.settings import SYNTHETIC_SETS
 
-# The metadata in the folder of a data set, and its table of samples, if the folder has none.
+# The names of the metadata, and of the table of samples that is written if the folder has no manifest.csv.
 FILE, TABLE = "croissant.json", "croissant.csv"
 
 _CONFORMS_TO = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
 
-# What a person says besides the creator, and the properties that hold it.
+# What only a person can state, except for the creator, and the Croissant property for it.
 SAID = {
     "description": "description",
     "license": "license",
@@ -48,7 +48,7 @@ _COCO = {
 
 @dataclasses.dataclass(frozen=True)
 class DataFolder:
-    """What is known of the data set in a folder.
+    """Describes the data set in a folder.
 
     Attributes:
         name: its name.

@@ -25,7 +25,7 @@ class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Uploads the model to the repository "<owner>/<name>", which is made if needed; returns the commit's URL.
 
-        `options` are those of `ModelHubMixin.push_to_hub`, such as `private=True`. Log in first: `hf auth login`.
+        The options of `ModelHubMixin.push_to_hub` apply, such as `private=True`. Log in first: `hf auth login`.
         """
         said = {"repository": repo_id, **(options.pop("model_card_kwargs", None) or {})}
         with hub.in_one_line(f"hf://{repo_id}"):
@@ -41,7 +41,8 @@ class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
     ) -> "SharedRun":
         """Loads a model from a folder, or "<owner>/<name>" from the hub.
 
-        `options` are those of `huggingface_hub.snapshot_download`, such as `revision`; `code` is as for `load`.
+        `code` names the Python file of a custom pipeline or head, as for `load`. The options of
+        `huggingface_hub.snapshot_download` apply, such as `revision`.
         """
         where = pretrained_model_name_or_path
         if not os.path.isdir(where):
@@ -50,7 +51,7 @@ class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
 
     def generate_model_card(self, *_: Any, **said: Any) -> ModelCard:
         """Writes the model card; `said` are the arguments of `cards.model_card`."""
-        # What saving needs is imported here, because it would make `r2l_jax.load` take a second and a half longer.
+        # Imported only where a card is written: at the top, this import would make `r2l_jax.load` 1.5 s slower.
         from r2l_jax.apps.share import cards
 
         return cards.model_card(self, **said)
@@ -74,5 +75,5 @@ class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
 
 
 def load(path: str | os.PathLike, *arguments: Any, **options: Any) -> SharedRun:
-    """Loads a finished model that can be shared; arguments and errors are those of `r2l_jax.training.run.load`."""
+    """Loads a finished model as one that can be shared, with the arguments and errors of `r2l_jax.training.run.load`."""
     return SharedRun(run.load(path, *arguments, **options).folds)

@@ -211,7 +211,7 @@ class _Model(HostNetwork):
         return np.log(np.maximum(found, np.finfo(np.float32).tiny)) if are_probabilities else found
 
     def detections(self, images: np.ndarray) -> list[np.ndarray]:
-        """Detects objects: corners, score and the number of the class from 1, without those of unknown classes."""
+        """Detects objects of known classes: their corners, scores and class numbers, which begin at 1."""
         return [np.add(_rows(each, self._keys), [0, 0, 0, 0, 0, 1]) for each in self._called(images)]
 
     def _called(self, images: jax.Array | np.ndarray) -> Sequence[Any]:

@@ -56,7 +56,7 @@ def model_folder(name: str, revision: str | None = None, **options: Any) -> path
     """Returns the local folder of a model, "hf://<owner>/<name>" with or without "@<revision>".
 
     Only safetensors and JSON files are downloaded, to the cache of huggingface_hub. Without a network, an earlier copy
-    is used. `options` are those of `huggingface_hub.snapshot_download`.
+    is used. The options of `huggingface_hub.snapshot_download` apply.
     """
     repository, _, stated = name.removeprefix("hf://").partition("@")
     files = ["model*.safetensors", "*.json"]
