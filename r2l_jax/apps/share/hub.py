@@ -75,5 +75,5 @@ class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
 
 
 def load(path: str | os.PathLike, *arguments: Any, **options: Any) -> SharedRun:
-    """Loads a finished model as one that can be shared, with the arguments and errors of `r2l_jax.training.run.load`."""
+    """Loads a finished model that can be shared, with the arguments and errors of `r2l_jax.training.run.load`."""
     return SharedRun(run.load(path, *arguments, **options).folds)

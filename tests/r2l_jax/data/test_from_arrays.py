@@ -62,11 +62,13 @@ def test_integers_are_what_read_raw_makes_of_them_in_a_file(tmp_path, where, kin
 
 def test_a_white_level_that_many_numbers_exceed_is_warned_of():
     raws = np.arange(6 * 80, dtype=np.uint16).reshape(6, 8, 10)
-    message = "2% of the numbers in `raws` exceed `white_level=468` and are clipped: is it the level at which"
+    # Three sites of the first and of the last image exceed it, 6 of 480.
+    raws[0, 0, :3] = raws[5, 7, 7:] = 600
+    message = "1% of the numbers in `raws` exceed `white_level=480` and are clipped: is it the level at which"
     with collected_warnings() as warned:
-        assert made(raws, white_level=468)[5][0].max() == 1
+        assert made(raws, white_level=480)[5][0].max() == 1
         # Up to one in a hundred may be noise of saturated sites.
-        made(raws, white_level=475)
+        made(raws[1:], white_level=480, targets=["a", "b", "a", "b", "c"])
     (warning,) = warned
     assert warning.startswith(message)
 

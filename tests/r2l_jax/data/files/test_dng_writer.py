@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rawpy
 import tifffile
+from dng import rendered_by_libraw
 
 import isp
 from r2l_jax.data.files import dng_writer
@@ -102,15 +103,7 @@ def test_libraw_renders_the_colors_of_the_camera_within_one_percent(tmp_path, na
     stretch = 1 - min(camera.black_level)
     samples = np.minimum(np.round(white * (black + stretch * of_site)), white).astype(np.uint16)
     mosaic = written(tmp_path / "a.dng", camera, white, samples)
-    with rawpy.imread(str(tmp_path / "a.dng")) as raw:
-        rendered = raw.postprocess(
-            demosaic_algorithm=rawpy.DemosaicAlgorithm.LINEAR,
-            no_auto_bright=True,
-            adjust_maximum_thr=0,  # otherwise the brightest sample becomes the white level
-            use_camera_wb=True,
-            output_bps=16,
-            gamma=(1, 1),
-        )
+    rendered = rendered_by_libraw(tmp_path / "a.dng")
     ours = isp.cfa.subtract_black_level(mosaic, np.float32(camera.black_level), pattern=camera.pattern)
     ours = isp.demosaic.normalized(ours, pattern=camera.pattern)
     ours = isp.color.white_balance(ours, np.float32(camera.white_balance))

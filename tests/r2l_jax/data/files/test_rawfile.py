@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import rawpy
 import tifffile
+from dng import rendered_by_libraw
 from PIL import Image
 
 import isp
@@ -57,15 +58,7 @@ def test_renders_like_libraw(write_dng, pattern, active_area, black):
     rgb = isp.color.white_balance(rgb, np.float32(camera.white_balance))
     # LibRaw stretches the range above the black level to [0, 1]; `isp` does not.
     rgb = isp.color.color_correct(rgb, np.float32(camera.color_matrix)) * white / (white - min(black))
-    with rawpy.imread(str(path)) as raw:
-        expected = raw.postprocess(
-            demosaic_algorithm=rawpy.DemosaicAlgorithm.LINEAR,
-            no_auto_bright=True,
-            adjust_maximum_thr=0,  # otherwise the brightest sample becomes the white level
-            use_camera_wb=True,
-            output_bps=16,
-            gamma=(1, 1),
-        )
+    expected = rendered_by_libraw(path)
     # LibRaw truncates to integers after the gains, after the interpolation, and after the matrix, which amplifies the
     # first two errors.
     inside = tuple(slice(2, size - 2) for size in mosaic.shape)

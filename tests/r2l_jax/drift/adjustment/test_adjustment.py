@@ -168,9 +168,19 @@ def test_labels_that_say_nothing_leave_the_model_as_it_is(config, tmp_path, monk
     why = "The labels were not used: 8 are too few to tell whether a search helps."
     assert found.searched.note == why
     monkeypatch.setattr(trained_folds, "load", lambda *_, **__: Run([fold]))
-    (verdict,) = adjustment.run(replace(config, output=str(tmp_path))).metadata["verdict"]
-    assert verdict.startswith("Adjustment to an exposure of 0.25 shows no gain (")
-    assert verdict.endswith(f"too few samples to tell). {why}")
+    pair = replace(config, output=str(tmp_path), exposures=(0.25, 0.5))
+    adapted = adjustment.adapt
+
+    def of_one(settings, fold, under, clean):
+        made, model = adapted(settings, fold, under, clean)
+        return dataclasses.replace(made, metadata={**made.metadata, "unused": next(unused)}), model
+
+    unused = iter([[], [why]])
+    monkeypatch.setattr(adjustment, "adapt", of_one)
+    first, second = adjustment.run(pair).metadata["verdict"]
+    assert first.endswith("too few samples to tell).")
+    assert second.startswith("Adjustment to an exposure of 0.5 shows no gain (")
+    assert second.endswith(f"too few samples to tell). {why}")
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_interrupted_it_resumes_with_the_group_of_cases(settings, measured, monk
     assert [cases[0] for _, cases in measured] == [OTHER, OTHER, "gaussian_noise.1", "gaussian_noise.1"]
 
 
-def test_several_runs_are_rows_of_the_matrix(settings, tmp_path, capsys):
+def test_several_runs_are_rows_of_the_matrix(settings, runs, tmp_path, capsys):
     uris = (str(tmp_path / "runs/learned"), str(tmp_path / "runs/static"))
     both = dataclasses.replace(settings, run=uris, against=("pipelines",), output=None)
     assert both.output_dir == tmp_path / "runs/evaluation"
@@ -219,6 +219,14 @@ def test_several_runs_are_rows_of_the_matrix(settings, tmp_path, capsys):
     # The runs were not measured on the same samples.
     assert "differences" not in compared.tables
     assert capsys.readouterr().out.splitlines()[1].split() == ["drop,", "points", "learned", "static"]
+    # A comparison in other cases goes beside this one, as long as both runs are the same.
+    smaller = dataclasses.replace(both, **BRIGHTENED)
+    evaluation.run(smaller)
+    assert result.read(both.output_dir / "2").metadata["cases"] == ["clean", "brightness.5"]
+    later = LEARNED.about.history[0] | {"epoch": 1}
+    runs["learned"] = [dataclasses.replace(LEARNED, about=msgspec.structs.replace(LEARNED.about, history=[later]))]
+    evaluation.run(smaller)
+    assert result.read(both.output_dir).metadata["cases"] == ["clean", "brightness.5"]
     evaluation.run(dataclasses.replace(both, output=settings.output))
     assert sorted(path.parent.name for path in settings.output_dir.glob("*/result.json")) == ["learned", "static"]
 
