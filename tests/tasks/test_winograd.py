@@ -11,7 +11,7 @@ from tasks.layers import Conv
 RNG = np.random.default_rng(0)
 
 # A large batch, and its kernel.
-LARGE = (32, 64, 64, 64), (3, 3, 64, 64)
+LARGE = (32, 64, 64, 128), (3, 3, 128, 128)
 
 
 def plain(x, kernel):
@@ -47,10 +47,10 @@ def test_images_and_gradients_are_those_of_the_plain_formula(size):
         (*LARGE, "float32", True),
         (*LARGE, "bfloat16", False),
         (("B", *LARGE[0][1:]), LARGE[1], "float32", False),
-        ((32, 32, 32, 64), (3, 3, 64, 64), "float32", False),
-        ((32, 128, 128, 32), (3, 3, 32, 32), "float32", False),
+        ((32, 16, 16, 128), LARGE[1], "float32", False),
+        ((32, 128, 128, 64), (3, 3, 64, 64), "float32", False),
         ((32, 2, 2, 2048), (3, 3, 2048, 2048), "float32", False),
-        (LARGE[0], (5, 5, 64, 64), "float32", False),
+        (LARGE[0], (5, 5, 128, 128), "float32", False),
     ],
 )
 def test_large_batches_of_many_channels_in_float32_are_filtered(x, kernel, dtype, expected, monkeypatch, unchecked):
@@ -64,7 +64,7 @@ def test_large_batches_of_many_channels_in_float32_are_filtered(x, kernel, dtype
 @pytest.mark.cpu
 def test_a_layer_filters_where_that_is_faster():
     def convolutions(stride):
-        conv = nnx.eval_shape(lambda: Conv(64, 64, 3, stride=stride, rngs=nnx.Rngs(0)))
+        conv = nnx.eval_shape(lambda: Conv(128, 128, 3, stride=stride, rngs=nnx.Rngs(0)))
         graph, state = nnx.split(conv)
         x = jax.ShapeDtypeStruct(LARGE[0], "float32")
         return str(jax.make_jaxpr(lambda state, x: nnx.merge(graph, state)(x))(state, x)).count("conv_general")
