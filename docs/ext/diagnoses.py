@@ -50,6 +50,17 @@ def drawn(number: int) -> dict[str, float]:
     return {str(name): float(random.uniform(*AMOUNTS[name])) for name in chosen}
 
 
+def taken(
+    raws: np.ndarray, key: jax.Array, amounts: Mapping[str, float], camera: isp.Camera, sensor: int
+) -> np.ndarray:
+    """Takes raw images, with 12 bits, by the sensor of this number in the state of these amounts."""
+    darker = isp.CameraState(**{**amounts, "exposure": amounts.get("exposure", 0.0) - _DARKER})
+    sensor_key = jax.random.key(sensor + 1000)
+    take = jax.vmap(lambda raw, key: sensor_drift.apply(raw, key, darker, camera=camera, sensor_key=sensor_key))
+    mosaics = take(raws, jax.random.split(key, len(raws)))
+    return np.round(np.asarray(mosaics) * _STEPS) / np.float32(_STEPS)
+
+
 def diagnosed(raws: np.ndarray, labels: np.ndarray, camera: isp.Camera, number: int) -> dict[str, Any]:
     """Diagnoses a random state with a random reference; after the last state, other shares of classes."""
     random, amounts = np.random.default_rng([number, 1]), drawn(number)
@@ -59,19 +70,8 @@ def diagnosed(raws: np.ndarray, labels: np.ndarray, camera: isp.Camera, number: 
         weights = np.where(labels[others] % 3 == number % 3, 4.0, 1.0)
         others = others[np.argsort(random.random(len(others)) ** (1 / weights))[::-1]]
     others = others[: max(IMAGES)]
-    sensor_key = jax.random.key(number + 1000)
-    take = jax.vmap(
-        lambda raw, key, state: sensor_drift.apply(raw, key, state, camera=camera, sensor_key=sensor_key),
-        (0, 0, None),
-    )
-
-    def taken(chosen: np.ndarray, key: jax.Array, amounts: Mapping[str, float]) -> np.ndarray:
-        darker = isp.CameraState(**{**amounts, "exposure": amounts.get("exposure", 0.0) - _DARKER})
-        mosaics = take(raws[chosen], jax.random.split(key, len(chosen)), darker)
-        return np.round(np.asarray(mosaics) * _STEPS) / np.float32(_STEPS)
-
-    new = taken(others, jax.random.key(number), amounts)
-    old = taken(known, jax.random.key(number + 2000), {})
+    new = taken(raws[others], jax.random.key(number), amounts, camera, number)
+    old = taken(raws[known], jax.random.key(number + 2000), {}, camera, number)
     found = {str(count): diagnose(old, labels[known], new[:count], camera) for count in IMAGES}
     return {"state": amounts, "side": raws.shape[1], **found}
 
