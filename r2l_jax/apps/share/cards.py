@@ -13,13 +13,16 @@ from r2l_jax.apps.share.croissant import DataFolder, simulation
 from r2l_jax.cli.flags import arguments
 from r2l_jax.data.settings import IN_MEMORY
 from r2l_jax.errors import InputError
-from r2l_jax.results.result import Result, points
+from r2l_jax.results.result import Result, points, read
 
 if TYPE_CHECKING:
     from r2l_jax.training.run import Run
 
 # The name of a card in its folder.
 FILE = "README.md"
+
+# The folder of the scores under drift.
+EVALUATION = "evaluation"
 
 # The fields of a model card that only a person can fill in, see `docs/share.md`.
 SAID = ("repository", "license", "authors", "intended_use", "out_of_scope", "data_origin")
@@ -60,7 +63,7 @@ def model_card(model: "Run", **said: str) -> ModelCard:
         "command": " \\\n  ".join(["r2l train", *arguments(TrainConfig, about.flags)]),
         "in_memory": str(about.flags["dataset"]).startswith(IN_MEMORY),
         "drawn": test and statistics.drawn(test.samples, test.groups, "test"),
-        "drift": _evaluation(model),
+        "drift": evaluation(model),
         "envelope": limits.stated(model),
         "points": points,
         "percent": limits.percent,
@@ -95,12 +98,15 @@ def _fields(camera: isp.Camera) -> dict[str, Any]:
     return json.loads(camera.to_json(), parse_float=lambda text: float(f"{float(text):.4g}"))
 
 
-def _evaluation(model: "Run") -> Result | None:
-    """Returns the scores under drift that `evaluate.py` has stored for a model."""
+def evaluation(model: "Run") -> Result | None:
+    """Returns the scores under drift that `evaluate.py` has stored for a model, or that it was shared with."""
     from r2l_jax.apps.report.runs import read_runs
 
     folder = model.folds[0].folder
     if not (folder / "metrics.json").exists():
-        return None
-    run = read_runs([str(folder.parents[len(model.folds) > 1])])[0]
-    return next((each.result for each in run.results if each.place == ("evaluation",)), None)
+        shared = read(folder / EVALUATION)
+        return shared if shared and {fold.identity for fold in model} <= {*shared.metadata["models"]} else None
+    several = len({fold.folder.parent for fold in model}) > 1
+    run = read_runs([str(folder.parents[several])])[0]
+    found = next((each.result for each in run.results if each.place == (EVALUATION,)), None)
+    return found if found and {fold.training for fold in model} <= {*found.metadata["training"].values()} else None

@@ -58,7 +58,9 @@ class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
 
     def _save_pretrained(self, save_directory: pathlib.Path) -> None:
         from r2l_jax.apps.export.description import described, tested
+        from r2l_jax.apps.share import cards
         from r2l_jax.drift import limits
+        from r2l_jax.results import result
 
         if (save_directory / "metrics.json").exists():
             raise InputError(f"{save_directory} is a fold of a run: choose another folder")
@@ -72,6 +74,10 @@ class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
             write_json(save_directory / TEST, score._asdict())
         if (envelope := limits.stated(self)) is not None:
             write_json(save_directory / limits.FOLDER / limits.FILE, envelope)
+        if (drift := cards.evaluation(self)) is not None:
+            known = {name: drift.metadata[name] for name in ("measured", "notes")}
+            known["models"] = [fold.identity for fold in self.folds]
+            result.write(save_directory / cards.EVALUATION, result.Result(known, {"drops": drift.tables["drops"]}))
 
 
 def load(path: str | os.PathLike, *arguments: Any, **options: Any) -> SharedRun:

@@ -4,8 +4,10 @@ import re
 import shutil
 
 import huggingface_hub
+import jax
 import msgspec
 import pytest
+from flax import nnx
 
 import r2l_jax
 from r2l_jax.apps.share.cards import model_card
@@ -102,10 +104,13 @@ def test_what_belongs_to_other_models_is_not_said(run, capsys):
     (run / "test.json").write_text(json.dumps(TEST))
     adapted = Run([fold.adapted(fold.model, {"by": "hand"}) for fold in model])
     assert "62.5" not in model_card(adapted).text
+    result.write(run / "evaluation", drops(model.folds[0].training), store.identity({}, [], []))
+    assert "exposure=-1" in model_card(model).text
+    assert "exposure=-1" not in model_card(adapted).text
     assert "was adapted to other images" in model_card(adapted).text
 
 
-def test_the_test_score_and_the_envelope_travel_marked(run, tmp_path):
+def test_scores_and_the_envelope_travel_marked(run, tmp_path):
     r2l_jax.load(run).save_pretrained(tmp_path / "shared")
     about = json.loads((tmp_path / "shared" / "config.json").read_text())
     assert about["test"] == TEST
@@ -116,6 +121,10 @@ def test_the_test_score_and_the_envelope_travel_marked(run, tmp_path):
     text = huggingface_hub.ModelCard.load(tmp_path / "again" / "README.md").text
     assert "| 62.5 | 50.7 to 74.3 |" in text
     assert "exposure -1 to 0.3 stops" in text
+    assert "| exposure=-1 | 12.3 (1.0 to 23.6) | 50.2 |" in text
+    other = nnx.clone(again.folds[0].model)
+    nnx.update(other, jax.tree.map(lambda leaf: leaf + 1, nnx.state(other, nnx.Param)))
+    assert "exposure=-1" not in model_card(Run([again.folds[0].adapted(other, {"by": "hand"})])).text
     # The file alone lies in a folder that may belong to another run.
     lone = tmp_path / "runs" / "cells" / "elsewhere" / "model.safetensors"
     lone.parent.mkdir()
