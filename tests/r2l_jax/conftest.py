@@ -3,13 +3,23 @@
 import contextlib
 
 import pytest
+import sketches
 import small_runs
 
 import tasks
 from r2l_jax.cli.flags import build, replace
 from r2l_jax.config import TrainConfig
+from r2l_jax.results.result import Figure
 from r2l_jax.training import train
 from r2l_jax.training.settings import PUBLISHED_OPTIMIZATION
+
+Figure.rendered = sketches.sketched
+
+
+@pytest.fixture
+def rendered_figures(monkeypatch):
+    """Lays figures out and rasterizes them, as programs do."""
+    monkeypatch.setattr(Figure, "rendered", sketches.rendered)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,8 @@ from r2l_jax.errors import InputError
 from r2l_jax.results import store
 from r2l_jax.results.result import DROP, FILE, Arrays, Column, Figure, Result, Table, cached, read, write
 
+pytestmark = pytest.mark.usefixtures("rendered_figures")
+
 TABLE = Table(
     "Drops",
     [Column("case"), Column("drop", "points", DROP), Column("samples"), Column("fits")],

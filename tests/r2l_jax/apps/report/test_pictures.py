@@ -9,6 +9,7 @@ from r2l_jax.results import result
 from r2l_jax.results.result import Figure, Result
 
 
+@pytest.mark.usefixtures("rendered_figures")
 def test_a_plot_has_the_color_of_the_page_and_ids_of_its_own(tmp_path):
     figure = Figure(lambda axes: axes.plot([0, 5], [0, 9]), (3, 2))
     result.write(tmp_path, Result({}, figures={"a": figure}))
