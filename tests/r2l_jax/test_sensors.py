@@ -31,6 +31,22 @@ def write_frames(folder, pattern, per_class=10):
     return camera
 
 
+def test_pictures_of_half_the_size_have_the_colors_of_the_scenes(base, tmp_path):
+    camera = tmp_path / "camera.json"
+    camera.write_text(write_frames(tmp_path / "data", XTRANS, per_class=3).to_json())
+    data = {"dataset": "Folder", "data_dir": str(tmp_path / "data"), "camera": str(camera)}
+    config = replace(base, logdir=str(tmp_path / "runs"), **data, half_size=True, epochs=1)
+    train.run(config)
+    (fold,) = load(str(config.run_dir))
+    raws, targets = fold.dataset.samples(np.arange(6))
+    side = 48 // isp.demosaic.bin_side(XTRANS)
+    pictures = np.asarray(fold.model.processor(raws))
+    assert pictures.shape == (6, side, side, 3)
+    red, _, blue = np.moveaxis(pictures[:, side // 3 : -side // 3, side // 3 : -side // 3].mean((1, 2)), -1, 0)
+    assert ((red > 1.2 * blue) == (targets == 1)).all()
+    assert ((blue > 1.2 * red) == (targets == 0)).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("pattern", "half_size"), [("MONO", False), (QUAD, False), (XTRANS, True), ("GRBG", True)])
 def test_everything_works_on_every_sensor(base, tmp_path, pattern, half_size):

@@ -1,19 +1,18 @@
+import fsspec
 import numpy as np
 import pytest
 import tifffile
 from programs import call
 
-fsspec = pytest.importorskip("fsspec")
-pytest.importorskip("s3fs")
-server = pytest.importorskip("moto.server")
-
-# Warnings come from the packages of the server and the client.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+from r2l_jax.cli.flags import build
+from r2l_jax.programs import process
 
 
 @pytest.fixture(scope="module")
 def s3():
     """A storage on this machine with an empty bucket, which programs and their workers find by the environment."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "test")
@@ -48,6 +47,24 @@ def errors(done):
     return [line for line in done.stderr.replace("\r", "\n").splitlines() if line.lstrip().startswith("error: ")]
 
 
+def test_pictures_of_files_in_a_storage_in_memory_are_those_of_files_on_a_disk(tmp_path):
+    raw = np.random.default_rng(0).integers(5000, 30000, (48, 40), np.uint16)
+    (tmp_path / "raw").mkdir()
+    tifffile.imwrite(tmp_path / "raw" / "a.tiff", raw)
+    storage = fsspec.filesystem("memory")
+    storage.put(f"{tmp_path}/raw/", "/pictures/", recursive=True)
+    for number, place in enumerate((str(tmp_path / "raw"), "memory://pictures")):
+        output = str(tmp_path / f"{number}")
+        config = build(process.RenderConfig, input=(place,), output=output, camera="drone", format="png")
+        assert process.main(config) == 0
+    storage.rm("/pictures", recursive=True)
+    assert contents(tmp_path / "0").keys() == {"a.png"}
+    assert contents(tmp_path / "0") == contents(tmp_path / "1")
+
+
+# Warnings come from the packages of the server and the client.
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
 def test_pictures_of_files_on_object_storage_are_those_of_files_on_a_disk(raw, tmp_path):
     serial = call("process.py", "--camera=drone", "--format=png", f"--input={raw}", f"--output={tmp_path}/out")
     flags = ("--camera=drone", "--format=png", "--input=s3://bucket/raw", f"--output={tmp_path}/pictures")
