@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
+from scipy import optimize, stats
 
 from r2l_jax.errors import InputError
 from r2l_jax.model.scores import Outcome, Score
@@ -133,6 +133,24 @@ def interval(outcomes: Float[np.ndarray, "*lead M S"], about: About = "recipe") 
     return Interval(*_compare([outcomes], about)[:3])
 
 
+def p_value(outcomes: Float[np.ndarray, "M S"], about: About) -> float:
+    """Returns the level at which the interval of a mean just excludes 0, from 1e-12 to 1: a two-sided p-value.
+
+    Raises:
+        InputError: as for `interval`.
+    """
+    estimate = abs(interval(outcomes, about).estimate)
+    of_samples, drawn = outcomes.mean(-2), [outcomes] if about == "recipe" else []
+
+    def beyond(log_level: float) -> float:
+        return float(estimate - _half_width(of_samples, drawn, 1 - math.exp(log_level)))
+
+    least = math.log(1e-12)
+    if beyond(least) >= 0:
+        return 1e-12
+    return math.exp(optimize.brentq(beyond, least, -1e-12)) if estimate > 0 else 1.0
+
+
 def difference(
     first: Float[np.ndarray, "*lead M S"], second: Float[np.ndarray, "*lead N S"], about: About = "recipe"
 ) -> Difference:
@@ -215,7 +233,9 @@ def _compare(groups: Sequence[np.ndarray], about: About) -> Difference:
     return Difference(estimate, estimate - half, estimate + half, probability)
 
 
-def _half_width(of_samples: Float[np.ndarray, "*lead S"], drawn: Sequence[np.ndarray]) -> Numbers:
+def _half_width(
+    of_samples: Float[np.ndarray, "*lead S"], drawn: Sequence[np.ndarray], confidence: float = CONFIDENCE
+) -> Numbers:
     """Computes the distance of an interval's ends from the mean.
 
     Outcomes that are (nearly) all equal do not show how much the next one may differ. So two samples are added, one
@@ -231,22 +251,23 @@ def _half_width(of_samples: Float[np.ndarray, "*lead S"], drawn: Sequence[np.nda
     farthest = np.where(differing, apart.max(-1), 0) ** (differing / (differing + 1))
     squares = ((of_samples - of_samples.mean(-1, keepdims=True)) ** 2).sum(-1) + 2 * farthest**2
     samples = of_samples.shape[-1] + 2
-    about_models = _quantile(samples) ** 2 * squares / (samples - 1) / samples
+    about_models = _quantile(samples, confidence) ** 2 * squares / (samples - 1) / samples
     if (count := of_samples.shape[-1]) < _FEW_SAMPLES:
-        about_models = np.maximum(about_models, _quantile(count) ** 2 * of_samples.var(-1, ddof=1) / count)
+        of_few = _quantile(count, confidence) ** 2 * of_samples.var(-1, ddof=1) / count
+        about_models = np.maximum(about_models, of_few)
     about_recipes = about_models
     for group in drawn:
         of_table, (members, count) = _mean_squares(group), group.shape[-2:]
-        from_members = _quantile(members) ** 2 * of_table.member
+        from_members = _quantile(members, confidence) ** 2 * of_table.member
         # Both parts contain the interaction of members and samples; it stays with the one of fewer degrees of freedom.
-        shared = _quantile(samples) ** 2 * of_table.rest
+        shared = _quantile(samples, confidence) ** 2 * of_table.rest
         about_recipes = about_recipes + (from_members - shared) / (members * count)
     return np.sqrt(np.maximum(about_recipes, about_models))
 
 
-def _quantile(count: Numbers | int) -> Numbers:
+def _quantile(count: Numbers | int, confidence: float = CONFIDENCE) -> Numbers:
     """Computes the quantile of Student's t that bounds the mean of `count` numbers."""
-    return stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
+    return stats.t.ppf((1 + confidence) / 2, count - 1)
 
 
 def shares(outcomes: Float[np.ndarray, "C M S"]) -> Shares:

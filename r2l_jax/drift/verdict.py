@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 
 import numpy as np
-from scipy import stats
 
-from r2l_jax.drift.statistics import CONFIDENCE, NORMAL_QUANTILE, holm
+from r2l_jax.drift.statistics import CONFIDENCE, holm
 from r2l_jax.names import CORRUPTIONS, DEMOSAICING, DENOISING, SENSOR, SHARPENING
 from r2l_jax.results.result import Interval
 
@@ -30,26 +29,30 @@ def change(found: Interval, words: tuple[str, str, str], under: str = "") -> str
     return f"{words[2]}{under} ({whole_points(low, high)}{unclear})"
 
 
-def significant(losses: Mapping[str, Interval]) -> list[str]:
-    """Returns the names of losses that differ from 0 at 5% after Holm's correction, the greatest first."""
-    p_values = np.array(
-        [
-            # The interval is that of a normal distribution; where its ends are the estimate, there is no doubt.
-            2 * stats.norm.sf(NORMAL_QUANTILE * estimate / max(estimate - low, 1e-9)) if estimate > 0 else 1.0
-            for estimate, low, _ in losses.values()
-        ]
-    )
-    found = [name for name, p in zip(losses, holm(p_values), strict=True) if p <= 1 - CONFIDENCE]
+def significant(losses: Mapping[str, Interval], p_values: Mapping[str, float]) -> list[str]:
+    """Returns the names of losses that differ from 0 at 5% after Holm's correction, the greatest first.
+
+    `p_values` are two-sided, of each change.
+    """
+    of_losses = np.array([p_values[name] if losses[name][0] > 0 else 1.0 for name in losses])
+    found = [name for name, p in zip(losses, holm(of_losses), strict=True) if p <= 1 - CONFIDENCE]
     return sorted(found, key=lambda name: -losses[name][0])
 
 
-def single(losses: Mapping[str, Interval]) -> str:
+def single(losses: Mapping[str, Interval], p_values: Mapping[str, float]) -> str:
     """Says how many of several cases lose significantly, and names those that lose most."""
-    found = significant(losses)
+    found = significant(losses, p_values)
     named = [f"{in_words(name)} ({whole_points(*losses[name][1:])})" for name in found[:_NAMED]]
     named += [f"and {len(found) - _NAMED} others"] if len(found) > _NAMED else []
     count = f"{len(found)} lose{'s' if len(found) == 1 else ''}" if found else "none loses"
     return f"of {len(losses)} cases, {count} significantly (Holm){': ' if found else ''}{', '.join(named)}"
+
+
+def level(found: Interval) -> str:
+    """Says in points what a score is, by the ends of its interval, or by its estimate if these are too wide to tell."""
+    estimate, low, high = found
+    ends = whole_points(low, high)
+    return ends if high - low <= _UNCLEAR else f"{whole_points(estimate, estimate)} ({ends}; too few samples to tell)"
 
 
 def whole_points(low: float, high: float) -> str:

@@ -13,7 +13,7 @@ from r2l_jax.drift.corruptions.declare import ORDER
 from r2l_jax.drift.dots import Row, dots
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.measured import Measured
-from r2l_jax.drift.verdict import change, in_words, single, whole_points
+from r2l_jax.drift.verdict import change, in_words, level, single
 from r2l_jax.names import CORRUPTIONS, DRIFTS, SENSOR
 from r2l_jax.results.result import DROP, SCORE, Cell, Column, Figure, Interval, Result, Table
 
@@ -144,7 +144,9 @@ def _by(tested: Measured, field: str, values: Mapping[str, np.ndarray]) -> Table
         samples = [outcomes.samples[each] for (_, outcomes), each in zip(folds, taken, strict=True)]
         row: list[Cell] = [value, len(np.unique(np.concatenate(samples))), clean]
         worst = int(np.argmin(others)) if others else 0
-        drops = [clean - np.mean(others), clean - others[worst], cases[1 + worst].name] if others else [None] * 3
+        drops = (
+            [clean - np.mean(others), *_largest(clean - others[worst], cases[1 + worst].name)] if others else [None] * 3
+        )
         rows.append(row + drops)
     columns = [Column(field.replace("_", " ")), Column("samples")]
     columns += [Column(f"clean {scoring.name}", "points", SCORE)]
@@ -164,11 +166,16 @@ def _by_class(tested: Measured) -> Table:
         if drops:
             worst = max(drops, key=lambda name: drops[name].mean())
             mean = statistics.bounded(np.mean([*drops.values()], 0), tested.about, score.drop_bounds)
-            row[2:] = mean, float(drops[worst].mean()), worst
+            row[2:] = mean, *_largest(float(drops[worst].mean()), worst)
         rows.append(row)
     columns = [Column("class"), Column("clean IoU", "points", SCORE), Column("mean drop", "points", DROP)]
     columns += [Column("largest drop", "points", DROP), Column("in")]
     return Table("By class", columns, rows)
+
+
+def _largest(drop: float, case: str) -> tuple[float, str | None]:
+    """Returns the cells of the largest drop, which is in no case if there is none."""
+    return drop, case if drop > 0 else None
 
 
 def figure(tested: Sequence[Measured]) -> Figure:
@@ -185,7 +192,8 @@ def figure(tested: Sequence[Measured]) -> Figure:
         rows[each.label] = [
             Row(title, drops[name].mean(-1), found[name]) for name, title in titles.items() if name in found
         ]
-    words = "a dot for each seed, a line at their mean, a bar for its 95% confidence interval"
+    seeds = "a dot for each seed, " if any(len(each.members) > 1 for each in tested) else ""
+    words = f"{seeds}a line at the mean, a bar for its 95% confidence interval"
     return dots(rows, f"drop in {tested[0].score_name}, points", f"Drops: {words}")
 
 
@@ -194,8 +202,8 @@ def _verdict(tested: Measured, clean: Interval, drops: Mapping[str, Interval], c
     guess = f"; chance: {round(100 / len(tested.fold.task.classes))}" if tested.score_name == "accuracy" else ""
     groups = tested.clean.shape[1]
     few = f" Intervals of only {groups} groups are uncertain." if statistics.are_few(tested.count, groups) else ""
-    score = f"The {tested.score_name} without drift is {whole_points(*clean[1:])} ({checkpoint} checkpoint{guess})."
-    sentences, words = [score + few], ("Loses", "Gains", "Shows no loss")
+    without = f"The {tested.score_name} without drift is {level(clean)} ({checkpoint} checkpoint{guess})."
+    sentences, words = [without + few], ("Loses", "Gains", "Shows no loss")
     for kind, under in _UNDER.items():
         if kind not in tested.groups:
             continue
@@ -203,7 +211,8 @@ def _verdict(tested: Measured, clean: Interval, drops: Mapping[str, Interval], c
         parts = {name: drops[name] for name in names if name in drops}
         if len(parts) == 1 and kind in ("intensities", "exposures"):
             under = f" at {in_words(next(iter(parts)))}"
-        mean, ending = (" on average", f"; {single(parts)}") if len(parts) > 1 else ("", "")
+        p_values = {name: statistics.p_value(tested.drops[name], tested.about) for name in parts}
+        mean, ending = (" on average", f"; {single(parts, p_values)}") if len(parts) > 1 else ("", "")
         sentences.append(f"{change(drops[kind], words, under + mean)}{ending}.")
     return sentences
 

@@ -191,6 +191,28 @@ def test_two_groups_have_the_interval_of_students_t():
     assert found.high - found.estimate == pytest.approx(12.706 * 0.1, rel=1e-4)
 
 
+def test_a_p_value_is_that_of_students_t_whatever_the_number_of_groups():
+    two = np.array([[0.367, 0.333]])
+    p_value = statistics.p_value(two, "model")
+    assert p_value == pytest.approx(stats.ttest_1samp(two[0], 0).pvalue, rel=1e-6)
+    assert p_value > 0.03
+    assert statistics.p_value(-two, "model") == pytest.approx(p_value)
+    drops = np.random.default_rng(0).normal(0.02, 0.05, (1, 40))
+    found = statistics.interval(drops, "model")
+    # The two added samples count in the degrees of freedom.
+    error = (found.high - found.estimate) / stats.t.ppf(0.975, 41)
+    assert statistics.p_value(drops, "model") == pytest.approx(2 * stats.t.sf(found.estimate / error, 41), rel=1e-6)
+    assert statistics.p_value(np.array([[1, -1, 0.0, 0]]), "model") == 1
+
+
+@pytest.mark.parametrize("shift", [0.01, -0.01])
+def test_a_p_value_about_the_recipe_is_five_percent_where_the_interval_ends_at_zero(shift):
+    drops = np.random.default_rng(1).normal(0, 0.3, (4, 50)) + np.array([[0.1], [0.2], [-0.1], [0.05]])
+    drops -= statistics.interval(drops, "recipe").low
+    assert statistics.p_value(drops, "recipe") == pytest.approx(0.05, rel=1e-5)
+    assert (statistics.p_value(drops + shift, "recipe") < 0.05) == (shift > 0)
+
+
 def test_shares_find_the_variances():
     random = np.random.default_rng(0)
     sizes, variances = (40, 50, 60), (1.0, 4.0, 2.0)
