@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # The name of a card in its folder.
 FILE = "README.md"
 
+# In cards that may be written anew. Who edits a card removes it.
+MARK = "<!-- Written by r2l_jax, which replaces this file as long as this line is in it. -->"
+
 # The folder of the scores under drift.
 EVALUATION = "evaluation"
 
@@ -42,8 +45,8 @@ def model_card(model: "Run", **said: str) -> ModelCard:
     from r2l_jax.config import TrainConfig
     from r2l_jax.drift import limits, statistics
 
-    if unknown := said.keys() - {*SAID}:
-        raise InputError(f"a model card has no field {min(unknown)}: it has {', '.join(SAID)}")
+    if unknown := sorted(said.keys() - {*SAID}):
+        raise InputError(f"a model card has no field {' and no '.join(unknown)}: it has {', '.join(SAID)}")
     about, test = model.folds[0].without_paths().about, tested(model)
     simulated = simulation(str(about.flags["dataset"]), model.config.data.data_dir)
     front = ModelCardData(
@@ -69,7 +72,8 @@ def model_card(model: "Run", **said: str) -> ModelCard:
         "percent": limits.percent,
         "limits": limits.in_words,
     }
-    return ModelCard(_rendered("model_card.md", front, said, model=model, about=about, test=test, **values))
+    text = _rendered("model_card.md", front, said, model=model, about=about, test=test, **values)
+    return ModelCard(f"{text}\n{MARK}\n")
 
 
 def data_card(data: DataFolder, said: Mapping[str, str]) -> DatasetCard:

@@ -88,7 +88,7 @@ def metadata(root: pathlib.Path, data: DataFolder, said: Mapping[str, str]) -> d
     known = {
         "description": f"{len(data.samples)} images for {data.task}: {', '.join(data.classes)}.",
         **{SAID[name]: text for name, text in said.items() if name in SAID},
-        "creator": {"@type": "sc:Person", "name": said["creator"]} if "creator" in said else None,
+        "creator": _person(said["creator"]) if "creator" in said else None,
         "rai:dataPreprocessingProtocol": data.processing,
         "rai:dataLimitations": [
             *[_SIMULATED + data.simulated] * bool(data.simulated),
@@ -120,6 +120,13 @@ def simulation(dataset: str, folder: str | os.PathLike | None) -> str:
         first = json.loads(pathlib.Path(folder, FILE).read_text())["rai:dataLimitations"][0]
         return first.removeprefix(_SIMULATED) if first.startswith(_SIMULATED) else ""
     return ""
+
+
+def _person(text: str) -> dict[str, str]:
+    """Describes a person by a name, and by an e-mail address if it follows, as in "Jane Doe, jane@example.org"."""
+    name, _, address = text.rpartition(",")
+    about = {"name": name, "email": address.strip()} if "@" in address else {"name": text}
+    return {"@type": "sc:Person", **about}
 
 
 def _format(name: str) -> str:

@@ -1,5 +1,7 @@
 """Describes data sets in folders, for others: Croissant metadata and a data card beside their files."""
 
+import dataclasses
+import json
 import pathlib
 import tempfile
 import types
@@ -13,29 +15,27 @@ from r2l_jax.apps.share.croissant import DataFolder
 from r2l_jax.data.files.masks import pair_masks, read_classes
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES
 from r2l_jax.data.groups import named_groups
+from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import folder
 from r2l_jax.data.settings import DataSettings
 from r2l_jax.errors import InputError
 from r2l_jax.results import result
 from r2l_jax.results.files import replacing, write_csv, write_json
 
-# In cards that may be written anew. Who edits a card removes it.
-MARK = "<!-- Written by r2l_jax, which replaces this file as long as this line is in it. -->"
-
 
 def write(root: pathlib.Path, data: DataFolder, said: Mapping[str, str] = types.MappingProxyType({})) -> bool:
     """Writes croissant.json and README.md to the folder of a data set; tells whether the card is new.
 
-    A card without `MARK` stays, since somebody has edited it. `said` is what a person says, see `croissant.SAID`.
+    A card without `cards.MARK` stays, since somebody has edited it. `said` is what a person says, see `croissant.SAID`.
     """
     if data.table == croissant.TABLE:
         write_csv(root / croissant.TABLE, data.samples)
     write_json(root / croissant.FILE, croissant.metadata(root, data, said))
     card = root / cards.FILE
-    if card.exists() and MARK not in card.read_text():
+    if card.exists() and cards.MARK not in card.read_text():
         return False
     with replacing(card) as part:
-        part.write_text(f"{cards.data_card(data, said)}\n{MARK}\n")
+        part.write_text(f"{cards.data_card(data, said)}\n{cards.MARK}\n")
     return True
 
 
@@ -70,10 +70,20 @@ def of_folder(config: DataSettings) -> DataFolder:
         dataset.task,
         dataset.classes,
         samples,
-        dataset.cameras or ({"camera": dataset.camera} if dataset.camera else {}),
+        _cameras(root, dataset),
         simulated=croissant.simulation("Folder", root),
         annotations=annotations,
     )
+
+
+def _cameras(root: pathlib.Path, dataset: RawDataset) -> dict[str, isp.Camera]:
+    """Returns the cameras of a folder with the white levels that are stated, so that others read the files alike."""
+    found = {}
+    for name, camera in (dataset.cameras or ({"camera": dataset.camera} if dataset.camera else {})).items():
+        own = root / name / "camera.json"
+        white = json.loads(own.read_text()).get("white_level") if own.is_file() else dataset.white_level
+        found[name] = camera if white is None else dataclasses.replace(camera, white_level=white)
+    return found
 
 
 def _within(root: pathlib.Path, path: pathlib.Path) -> str:

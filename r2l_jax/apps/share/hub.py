@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelHubMixin
 
 from r2l_jax.data.fetch import hub
-from r2l_jax.errors import InputError
+from r2l_jax.errors import InputError, warn
 from r2l_jax.results.environment import environment
 from r2l_jax.results.files import write_json
 from r2l_jax.training import run
@@ -19,8 +19,26 @@ from r2l_jax.training.run import Run
 class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
     """A finished run (see `Run`) that `save_pretrained` writes to a folder, and `push_to_hub` to the Hugging Face hub.
 
-    `model_card_kwargs` are what only a person knows, see `cards.SAID`. A card that exists in the folder stays.
+    `model_card_kwargs` are what only a person knows, see `cards.SAID`.
     """
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> str | None:
+        """Writes the model and its card to a folder; the options of `ModelHubMixin.save_pretrained` apply.
+
+        A card that is there is replaced if something is said, unless somebody has edited it and removed its last line.
+        """
+        from r2l_jax.apps.share import cards
+
+        said, card = model_card_kwargs or {}, pathlib.Path(save_directory, cards.FILE)
+        if said and card.exists():
+            made = cards.model_card(self, **said)
+            if cards.MARK in card.read_text():
+                made.save(card)
+            else:
+                warn(f"{card} has been edited, and stays as it is")
+        return super().save_pretrained(save_directory, model_card_kwargs=said, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Uploads the model to the repository "<owner>/<name>", which is made if needed; returns the commit's URL.

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import r2l_jax
-from r2l_jax.apps.share.cards import model_card
+from r2l_jax.apps.share.cards import MARK, model_card
 from r2l_jax.cli.flags import replace
 from r2l_jax.errors import InputError
 from r2l_jax.results import result, store
@@ -130,6 +130,23 @@ def test_scores_and_the_envelope_travel_marked(run, tmp_path):
     lone.parent.mkdir()
     shutil.copy(tmp_path / "shared" / "model.safetensors", lone)
     assert "62.5" not in model_card(r2l_jax.load(lone)).text
+
+
+def test_a_card_takes_what_is_said_later_until_somebody_edits_it(run, tmp_path, capsys):
+    model, card = r2l_jax.load(run), tmp_path / "README.md"
+    model.save_pretrained(tmp_path)
+    assert "- License: [to be filled in" in card.read_text()
+    model.save_pretrained(tmp_path, model_card_kwargs={"license": "mit"})
+    said = card.read_text()
+    assert "- License: mit" in said
+    model.save_pretrained(tmp_path)
+    assert card.read_text() == said
+    with pytest.raises(InputError, match="no field autors and no licence: it has repository, license"):
+        model.save_pretrained(tmp_path, model_card_kwargs={"licence": "mit", "autors": "Jane Doe"})
+    card.write_text(said.replace(MARK, "").replace("mit", "bsd-3-clause"))
+    model.save_pretrained(tmp_path, model_card_kwargs={"license": "cc0-1.0"})
+    assert "- License: bsd-3-clause" in card.read_text()
+    assert "README.md has been edited, and stays as it is" in capsys.readouterr().err
 
 
 def test_the_score_of_a_group_is_of_its_ensemble_alone(run, tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image
 
 import isp
 import r2l_jax
-from r2l_jax.apps.share import data
+from r2l_jax.apps.share import cards
 from r2l_jax.apps.unprocess import unprocess_folder
 from r2l_jax.errors import InputError
 from r2l_jax.programs import card as program
@@ -145,6 +145,23 @@ def test_raw_images_made_of_pictures_say_so_also_after_more_is_said(tmp_path):
         assert "**Simulated data.** r2l_jax unprocess" in (root / "README.md").read_text()
 
 
+def test_files_read_with_the_published_camera_are_those_of_the_training(root):
+    """The white level lies below the largest value that a file can hold."""
+    (root / "camera.json").write_text(json.dumps({**CAMERA, "black_level": [256] * 4, "white_level": 4095}))
+    raw = np.random.default_rng(0).integers(256, 4096, (8, 12), np.uint16)
+    for name in ("BAS", "EOS"):
+        (root / name).mkdir()
+        tifffile.imwrite(root / name / "a.tiff", raw)
+    found = described(root, creator="Jane Doe, jane@example.org")
+    (camera,) = records(found, "cameras")
+    samples, published = r2l_jax.data.read_raw(root / "BAS" / "a.tiff", isp.Camera.from_json(camera["values"]))
+    np.testing.assert_allclose(samples, raw / np.float32(4095), rtol=1e-6)
+    np.testing.assert_allclose(published.black_level, 256 / 4095, rtol=1e-6)
+    assert "| white level | 4095" in (root / "README.md").read_text()
+    (creator,) = found.metadata.creators
+    assert (creator.name, creator.email) == ("Jane Doe", "jane@example.org")
+
+
 def test_synthesized_sets_say_what_is_simulated(tmp_path):
     settings = {"synthetic_images": 10, "synthetic_size": 32, "pipelines": ["parametrized"], "data_dir": tmp_path / "d"}
     raws = np.random.default_rng(0).uniform(0, 1, (6, 16, 16)).astype(np.float32)
@@ -174,7 +191,7 @@ def test_a_card_that_was_edited_stays(root, capsys):
     described(root, license="mit")
     assert "License: mit" in card.read_text()
     assert "README.md: fill in what it asks for" in capsys.readouterr().out
-    mine = card.read_text().replace(data.MARK, "").replace("mit", "bsd-3-clause")
+    mine = card.read_text().replace(cards.MARK, "").replace("mit", "bsd-3-clause")
     card.write_text(mine)
     described(root, license="cc0-1.0")
     assert card.read_text() == mine
