@@ -325,15 +325,18 @@ def test_several_classes_of_pixels_are_scored_by_their_mean_iou_and_each(runs, s
 
 @pytest.mark.parametrize("score", ["accuracy", "macro_f1"])
 def test_scores_by_class_are_its_recall(runs, settings, score):
-    """Whatever the score: that of samples of one class would count the others as 0."""
+    """Whatever the score: that of samples of one class would count the others as 0. Folds count by their samples."""
     labels, config = (INTENSITIES > brightness.BRIGHT).astype(np.int32), build(TrainConfig, score=score)
-    dataset, parts = dataclasses.replace(DATASET, labels=labels), [range(4, 9), range(9, 16)]
+    # The only dark one of its fold, and mistaken.
+    labels[-1] = 0
+    dataset = dataclasses.replace(brightness.images(INTENSITIES, labels), labels=labels)
+    parts = [range(4, 9), range(9, 16)]
     runs["learned"] = [
         brightness.fold(dataset, (), part, config=config, number=number) for number, part in enumerate(parts)
     ]
     settings = dataclasses.replace(settings, run=("learned",), **BRIGHTENED)
     by = rows(evaluation.run(settings).summaries["learned"].tables["by_class"])
-    assert by == {"dark": [4, 1, 1, 1, "brightness.5"], "bright": [8, 1, 0, 0, "brightness.5"]}
+    assert by == {"dark": [5, 0.8, 0.8, 0.8, "brightness.5"], "bright": [7, 1, 0, 0, "brightness.5"]}
 
 
 @pytest.mark.parametrize(
