@@ -140,7 +140,7 @@ def _by(tested: Measured, field: str, values: Mapping[str, np.ndarray]) -> Table
         scores = [
             [out.score(name, tested.source(case), each, scoring) for case in cases] for (name, out), each in present
         ]
-        clean, *others = np.mean(scores, 0)
+        clean, *others = np.average(scores, 0, [np.count_nonzero(each) for _, each in present])
         samples = [outcomes.samples[each] for (_, outcomes), each in zip(folds, taken, strict=True)]
         row: list[Cell] = [value, len(np.unique(np.concatenate(samples))), clean]
         worst = int(np.argmin(others)) if others else 0

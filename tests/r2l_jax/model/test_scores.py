@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
+import tasks
 from r2l_jax.errors import InputError
 from r2l_jax.model import scores
 
@@ -69,6 +70,29 @@ def test_the_mean_iou_of_images_counts_images_without_object_as_right():
     score = scores.MeanIou("tile_iou")
     expected = [np.average(each, weights=row) for row in weights]
     np.testing.assert_allclose(score({"confusion": confusion / np.float32(24)}, weights), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "both", "first", "second"),
+    [
+        ("map", 0.475, 0.5, 0.45),
+        ("map:a", 0.5, 0.5, 0),
+        ("map:b", 0.45, 0, 0.45),
+        ("map50", 0.75, 1, 0.5),
+        ("map50:a", 1, 1, 0),
+        ("map50:b", 0.5, 0, 0.5),
+    ],
+)
+def test_average_precision_is_of_all_classes_or_one_and_of_all_thresholds_or_the_first(name, both, first, second):
+    """The box of a overlaps by 0.72, beyond 5 of 10 thresholds, and that of b by 0.92, beyond 9, after a wrong one."""
+    images = [
+        ([[0, 0, 72, 10, 0.9, 0]], [[0, 0, 100, 10, 0, 0]]),
+        ([[0, 0, 92, 10, 0.5, 1], [200, 200, 210, 210, 0.8, 1]], [[0, 0, 100, 10, 1, 0]]),
+    ]
+    each = [tasks.detection.match(np.array(found, float), np.array(there, float), 2, 4) for found, there in images]
+    outcome = {part: np.stack([of_image[part] for of_image in each]) for part in each[0]} | {"index": np.arange(2)}
+    score = scores.find_score(name, ("a", "b"), ("map", "map50"))
+    np.testing.assert_allclose(score(outcome, np.array([[1, 1], [1, 0], [0, 2]])), [both, first, second])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import contextlib
 import io
+import itertools
 import json
 import re
 import shutil
@@ -188,16 +189,17 @@ def test_each_fold_starts_from_its_fold_of_an_earlier_run(base, finished):
         np.testing.assert_array_equal(kernel, model(earlier, fold.number)["head.conv1.kernel"])
 
 
-@pytest.mark.parametrize("stop_after", [4, 6])
-def test_an_interrupted_run_goes_on_to_the_same_end(base, finished, monkeypatch, stop_after):
-    """Asked to stop at the end of an epoch or within the next one; then continued by the same call."""
-    config = replace(base, run_name=f"stopped_{stop_after}", save_locally=True)
-    message = "after epoch 1 of 2" if stop_after == 4 else f"at step {stop_after} of 8"
-    with monkeypatch.context() as patch:
-        stop_at(patch, stop_after)
-        with pytest.raises(Interrupted, match=f"stopped {message}; the same command resumes"):
-            train.run(config)
-    assert not metrics(config)["complete"]
+@pytest.mark.parametrize("stops", [(4,), (2, 6)], ids=str)
+def test_an_interrupted_run_goes_on_to_the_same_end(base, finished, monkeypatch, stops):
+    """Asked to stop at the end of an epoch, or within both; then continued by the same call."""
+    config = replace(base, run_name=f"stopped_{stops[0]}", save_locally=True)
+    for before, step in itertools.pairwise((0, *stops)):
+        message = "after epoch 1 of 2" if step == 4 else f"at step {step} of 8"
+        with monkeypatch.context() as patch:
+            stop_at(patch, step - before)
+            with pytest.raises(Interrupted, match=f"stopped {message}; the same command resumes"):
+                train.run(config)
+        assert not metrics(config)["complete"]
     train.run(config)
     assert history(config) == history(finished[0])
     uninterrupted = model(finished[0])

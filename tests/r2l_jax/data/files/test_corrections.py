@@ -72,6 +72,21 @@ def test_a_single_defect_is_the_median_of_its_nearest_neighbors():
     np.testing.assert_allclose(corrected, mosaic, atol=1e-7)
 
 
+def test_a_defect_anywhere_is_the_median_of_the_neighbors_within_the_frame():
+    """Each site of a frame of random light in turn, also in its corners and at its border."""
+    light = random((6, 8))
+    camera = dataclasses.replace(CAMERA, black_level=(0.0,) * 4)
+    rows, cols = np.indices(light.shape)
+    colors = np.array([[0, 1], [1, 2]])[rows % 2, cols % 2]
+    for site in np.ndindex(light.shape):
+        corrected = Corrections(defects=at(site)).apply(light, camera)
+        # Greens have four neighbors at a distance of 1 along diagonals.
+        near = np.maximum(abs(rows - site[0]), abs(cols - site[1])) <= (1 if colors[site] == 1 else 2)
+        near &= colors == colors[site]
+        near[site] = False
+        assert corrected[site] == pytest.approx(np.median(light[near])), site
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 from outcomes import of_counts
+from scipy import stats
 
 from r2l_jax.cli.flags import build, replace
 from r2l_jax.config import TrainConfig
@@ -199,6 +200,18 @@ def test_labels_that_say_nothing_leave_the_model_as_it_is(config, tmp_path, monk
 )
 def test_an_end_is_chosen_by_a_paired_test_against_no_search(scores, sizes, chosen):
     assert methods.confirmed(np.array(scores), np.array(sizes)) == chosen
+
+
+def test_an_end_is_confirmed_where_a_paired_test_of_five_percent_finds_a_gain():
+    random = np.random.default_rng(0)
+    confirmed, p_values = [], []
+    for folds in np.repeat(np.arange(2, 9), 30):
+        before = random.normal(size=folds)
+        after = before + random.normal(0.8, size=folds)
+        confirmed.append(methods.confirmed(np.stack([before, after], 1), np.full(folds, 4)))
+        p_values.append(stats.ttest_rel(after, before, alternative="greater").pvalue)
+    np.testing.assert_array_equal(confirmed, np.array(p_values) < 0.05)
+    assert 0.2 < np.mean(confirmed) < 0.8
 
 
 def block(rows, samples):

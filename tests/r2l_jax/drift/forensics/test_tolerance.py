@@ -127,15 +127,16 @@ def test_ends_do_not_depend_on_the_resamples(measure):
     assert_in_gap(math.log(highs[0][0]), 0.2)
 
 
-@pytest.mark.parametrize("samples", [120, 480])
-def test_too_few_samples_for_the_tolerance_are_stated(measure, samples):
-    """At an end, the share of samples that is lost is the tolerance."""
+@pytest.mark.parametrize(("groups", "size"), [(480, 1), (120, 4)])
+def test_too_few_samples_for_the_tolerance_are_stated(measure, groups, size):
+    """At an end, the share of groups that is lost is the tolerance; the samples of a group are equal."""
     measure(lambda raws, gain: np.log(gain) >= 0.5 - raws)
-    found = analyze(dark_images(np.linspace(0.1, 0.4, samples)))
-    needed = found.metadata["samples_needed"]
-    assert needed == pytest.approx((1.959964 / 0.02) ** 2 * 0.02 * 0.98 * samples / (samples - 1), rel=0.01)
+    dataset = dark_images(np.repeat(np.linspace(0.1, 0.4, groups), size))
+    found = analyze(dataclasses.replace(dataset, groups=np.repeat(np.arange(groups), size)))
+    needed, samples = found.metadata["samples_needed"], groups * size
+    assert needed == pytest.approx(size * (1.959964 / 0.02) ** 2 * 0.02 * 0.98 * groups / (groups - 1), rel=0.01)
     line = f"{samples} samples are too few to show a drop of 2 points at every end: that takes {needed}"
-    assert (line in found.metadata["notes"]) == (samples < needed) == (samples == 120)
+    assert (line in found.metadata["notes"]) == (samples < needed) == (groups == 120)
 
 
 def test_resamples_draw_groups_each_compared_with_its_default(measure):

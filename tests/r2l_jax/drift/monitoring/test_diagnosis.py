@@ -177,6 +177,52 @@ def test_another_mix_of_classes_is_the_scene_or_none_of_the_camera(pool, labeled
     assert all(0.1 < estimate.value < 0.7 for estimate in estimates[:1])
 
 
+class Drawn(Comparison):
+    """A comparison of four classes that finds these moves of their shares in draws, and no state of the camera."""
+
+    def __init__(self, shares, *fits):
+        self.camera, self.shares, self._found = smears.CAMERA, np.array(shares), fits
+
+    def alternatives(self, fit):
+        return [fit._replace(values=values) for values, _ in self._found]
+
+    def draws(self, fit):
+        return next(draws for values, draws in self._found if values is fit.values)
+
+    def shares_at(self, values):
+        return self.shares + values[len(simulation.FITTED) :]
+
+    def evidence(self, fit, cause):
+        return 9.0
+
+
+def test_the_size_of_another_mix_is_the_share_of_images_that_are_of_other_classes():
+    shares, random = np.array([0.4, 0.3, 0.2, 0.1]), np.random.default_rng(0)
+
+    def values(moves):
+        moves = np.atleast_2d(moves)
+        return np.hstack([np.tile(simulation.NEUTRAL, (len(moves), 1)), moves])
+
+    # In the second fit, the last class loses more than it has: it gets a share of 0, and the others, 1.1, count as all.
+    moves = np.array([[0.1, 0.2, -0.2, -0.1], [0.3, -0.1, 0.0, -0.2]])
+    drawn = [values(move + 0.03 * random.normal(size=(400, 4))) for move in moves]
+    comparison = Drawn(shares, *((values(move)[0], draws) for move, draws in zip(moves, drawn, strict=True)))
+    images = np.zeros((8, 3))
+    fit = diagnosis.Fit(("scene",), values(moves)[0], np.eye(3), np.zeros(3), np.zeros((3, 1)), images, images)
+    (found,) = diagnosis._of_fit(comparison, fit, smears.CAMERA)
+    assert found.value == pytest.approx(0.3)
+
+    def moved(each):
+        now = np.maximum(shares + each[:, len(simulation.NEUTRAL) :], 0)
+        now /= now.sum(1, keepdims=True)
+        # Of all images, the share that would have to be of another class.
+        return np.maximum(now - shares, 0).sum(1)
+
+    ends = [np.quantile(moved(each), [0.025, 0.975]) for each in drawn]
+    assert (found.low, found.high) == pytest.approx((np.min(ends), np.max(ends)))
+    assert (found.name, found.unit, found.evidence) == ("scene", "share of other classes", 9.0)
+
+
 @pytest.mark.slow
 def test_what_no_camera_does_is_unexplained(pool):
     reference, labels, new, _ = drawn(pool, 6, {})

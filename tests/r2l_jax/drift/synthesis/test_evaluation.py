@@ -138,7 +138,11 @@ def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, runs, s
     at = {iso: brightness.images(INTENSITIES * iso, labels) for iso in (0.5, 1.0)}
     monkeypatch.setattr(acquisition.datasets, "load", lambda name, iso, **source: at[iso])
     pool, config = datasets.pooled(at), replace(STATIC, iso=(0.5, 1.0))
-    runs["several"] = [brightness.fold(pool, range(8), range(8, 24), config=config)]
+    # Each fold has two dark and two bright scenes.
+    parts = [[*range(start, start + 4), *range(start + 8, start + 12)] for start in (8, 12)]
+    runs["several"] = [
+        brightness.fold(pool, range(8), part, config=config, number=number) for number, part in enumerate(parts)
+    ]
     drifts = {"intensities": (0.5, 1.0), "exposures": (0.01,)}
     settings = EvaluationConfig(run=("several",), against=(*drifts,), **drifts, by=("iso",), output=settings.output)
     summary = evaluation.run(settings).summaries["several"]
@@ -321,12 +325,18 @@ def test_several_classes_of_pixels_are_scored_by_their_mean_iou_and_each(runs, s
 
 @pytest.mark.parametrize("score", ["accuracy", "macro_f1"])
 def test_scores_by_class_are_its_recall(runs, settings, score):
-    """Whatever the score: that of samples of one class would count the others as 0."""
+    """Whatever the score: that of samples of one class would count the others as 0. Folds count by their samples."""
     labels, config = (INTENSITIES > brightness.BRIGHT).astype(np.int32), build(TrainConfig, score=score)
-    runs["learned"] = [brightness.fold(dataclasses.replace(DATASET, labels=labels), (), range(4, 16), config=config)]
+    # The only dark one of its fold, and mistaken.
+    labels[-1] = 0
+    dataset = dataclasses.replace(brightness.images(INTENSITIES, labels), labels=labels)
+    parts = [range(4, 9), range(9, 16)]
+    runs["learned"] = [
+        brightness.fold(dataset, (), part, config=config, number=number) for number, part in enumerate(parts)
+    ]
     settings = dataclasses.replace(settings, run=("learned",), **BRIGHTENED)
     by = rows(evaluation.run(settings).summaries["learned"].tables["by_class"])
-    assert by == {"dark": [4, 1, 1, 1, "brightness.5"], "bright": [8, 1, 0, 0, "brightness.5"]}
+    assert by == {"dark": [5, 0.8, 0.8, 0.8, "brightness.5"], "bright": [7, 1, 0, 0, "brightness.5"]}
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,13 @@ def test_matrices_have_the_runs_near_what_they_were_trained_with():
         # Each of the two frames has four sides, with two ends each.
         centers = np.reshape(frames.get_segments(), (2, 8, 2)).mean(1)
         assert sorted(centers.tolist()) == [[0, 0], [1, 1]]
+        # Whatever the order of the runs, the figure has the rows and the scores of the table.
+        axes, (_, *columns) = drawn(each.figures["pipelines"]), each.tables["pipelines"].columns
+        assert [text.get_text() for text in axes.get_yticklabels()] == [*rows(each.tables["pipelines"])]
+        names = [text.get_text().replace("\n", ".") for text in axes.get_xticklabels()]
+        assert names == [column.name for column in columns]
+        scores = [f"{score:.3f}" for row in rows(each.tables["pipelines"]).values() for score in row]
+        assert [text.get_text() for text in axes.texts] == scores
     assert [*rows(other.tables["pipelines"])] == ["learned", "first"]
     kinds = rows(found.tables["corruptions"])["first"]
     assert kinds == pytest.approx([0.9, 0.9, 0.7, 0.5], abs=0.02)
