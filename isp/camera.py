@@ -72,7 +72,9 @@ class Camera:
                 given = np.ones(3) if name == "white_balance" else np.eye(3)
             object.__setattr__(self, name, _as_tuples(_checked(name, given, shape)))
         if max(self.black_level) >= 1:
-            raise ValueError(f"black_level must be below the white level of 1, got {self.black_level}")
+            raise ValueError(
+                f"black_level must be below the white level of 1, such as 256 / 4095, got {self.black_level}"
+            )
         if 0 in np.asarray(self.white_balance):
             raise ValueError(f"white_balance must have no gain of 0, got {self.white_balance}")
         for name, check in _CHECKS.items():
@@ -221,6 +223,8 @@ def _as_tuples(value: Any) -> Any:
 def _checked(name: str, given: object, *shapes: tuple[int, ...]) -> Any:
     """Returns the values as float64; raises a ValueError unless they are finite numbers of one of these shapes."""
     wanted = " or ".join(map(str, shapes))
+    if given is None:
+        raise ValueError(f"{name} is missing, numbers of shape {wanted}")
     try:
         values = np.asarray(given, np.float64)
     except (TypeError, ValueError, OverflowError):

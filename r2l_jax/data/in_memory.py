@@ -41,7 +41,7 @@ def from_arrays(
 
     Args:
         raws: raw images `(N, H, W)` with even H and W: in floating point, from 0 to 1, or integers.
-        camera: the camera of all raw images, or its name or JSON file, see `find_camera`.
+        camera: the `isp.Camera` of all raw images, or a JSON file, "drone" or "microscopy".
         classes: the names of the classes in the order of their indices, of the object, or of the numbers. Boxes need
             them; the classes of labels are by default their values in increasing order.
         groups: the group of each raw image, such as its patient, any hashable values. By default, all are independent.
@@ -53,7 +53,7 @@ def from_arrays(
     """
     known = find_camera(str(camera)) if isinstance(camera, str | os.PathLike) else camera
     if known is None:
-        raise InputError("`camera` must be known for arrays, got auto")
+        raise InputError("`camera` must be an isp.Camera, drone, microscopy or a JSON file for arrays, got auto")
     raws, targets = _array("raws", raws), _array("targets", targets)
     divisor = _divisor(raws, known.white_level, white_level)
     if targets.ndim < 1 or len(targets) != len(raws):

@@ -55,7 +55,9 @@ class Run:
     def __repr__(self) -> str:
         about, places = self.about, ", ".join(str(fold.folder) for fold in self.folds)
         score = f"validation {about.scored_by} {about.score:.4g}"
-        return f"Run of {places}: {about.task} of {', '.join(about.classes)}; {score}, {about.checkpoint} checkpoint"
+        adapted = f"; adapted: {about.adapted.get('by', 'by hand')}" if about.adapted else ""
+        known = f"{about.task} of {', '.join(about.classes)}; {score}, {about.checkpoint} checkpoint"
+        return f"Run of {places}: {known}{adapted}"
 
     def __iter__(self) -> Iterator[Trained]:
         """Yields the folds."""

@@ -49,10 +49,10 @@ def load(
     synthetic_size: int = 128,
     download: bool = False,
 ) -> RawDataset:
-    """Loads one of `settings.DATASETS`; renders or downloads it first if needed.
+    """Loads a data set by the name that `train.py --dataset` takes; renders or downloads it first if needed.
 
-    `DataSettings` describes the arguments; those for other data sets are ignored. `iso` is one of `names.INTENSITIES`,
-    or several, whose data sets are pooled (see `pooled`).
+    The arguments are flags of `train.py`; those for other data sets are ignored. `iso` is one of the seven intensities,
+    such as 0.05, or several, whose data sets are pooled.
     """
     if name.startswith(IN_MEMORY):
         if (dataset := _given.get(name)) is None:

@@ -149,10 +149,8 @@ def _over(name: str, results: Mapping[str, Result]) -> Result:
     """Combines the results of one analysis of several models."""
     first, notes = next(iter(results.values())), []
     if name == "tolerances":
-        samples, allowed = (first.metadata[key] for key in ("samples", "tolerance"))
-        notes = tolerance.too_few(
-            samples, allowed, max(each.metadata["samples_needed"] or 0 for each in results.values())
-        )
+        known = [first.metadata[key] for key in ("samples", "groups", "tolerance")]
+        notes = tolerance.too_few(*known, max(each.metadata["samples_needed"] or 0 for each in results.values()))
     metadata = {
         **{key: first.metadata[key] for key in ("title", "checkpoint", "flags")},
         "training": {fold: id for fold, each in results.items() for id in each.metadata["training"].values()},

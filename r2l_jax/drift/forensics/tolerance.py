@@ -132,12 +132,13 @@ def analyze(fold: Trained, settings: ToleranceSettings, batch_size: int, seed: i
         "score": float(default.scores[0]),
         "tolerance": tolerance,
         "samples": len(samples.indices),
+        "groups": count,
         "samples_needed": samples_needed,
         "tolerated": {name: [knobs[name].value(end.position) for end in both] for name, both in ends.items()},
         "notes": [
             f"default {score} {default.scores[0]:.4f}; in parentheses: 5th and 95th percentiles over resamples",
             *(f"not moved: {name}, {size} value{'' if size == 1 else 's'}" for name, size in left_out.items()),
-            *too_few(len(samples.indices), tolerance, samples_needed),
+            *too_few(len(samples.indices), count, tolerance, samples_needed),
             *(["all samples are of one group, so no interval is known, and no failure is shown"] if count < 2 else []),
         ],
     }
@@ -153,12 +154,13 @@ def analyze(fold: Trained, settings: ToleranceSettings, batch_size: int, seed: i
     return Result(metadata, tables, figures)
 
 
-def too_few(samples: int, tolerance: float, needed: int | None) -> list[str]:
-    """Returns a line that states how many samples the tolerance takes, or no line if there are enough."""
+def too_few(samples: int, groups: int, tolerance: float, needed: int | None) -> list[str]:
+    """Returns a line that states how many samples, and groups of them, the tolerance takes; no line if it has them."""
     if needed is None or needed <= samples:
         return []
     drop = f"a drop of {100 * tolerance:g} points at every end"
-    return [f"{samples} samples are too few to show {drop}: that takes {needed}"]
+    there, takes = (f" of {each} groups" * (groups < samples) for each in (groups, needed * groups // samples))
+    return [f"{samples} samples{there} are too few to show {drop}: that takes {needed}{takes}"]
 
 
 def _pairs(settings: ToleranceSettings) -> list[tuple[str, ...]]:

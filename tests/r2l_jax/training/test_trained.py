@@ -179,6 +179,10 @@ def test_a_run_is_adapted_in_python_and_kept_as_a_run(fold, raws, tmp_path):
     with pytest.raises(InputError, match=r"raw images \(N, H, W\) to adapt to, got shape \(32, 32\)"):
         run.adapted(raws[0])
     found = run.adapted(raws, force=True)
+    assert (
+        repr(found)
+        == f"{run}; adapted: {len(raws)} images with a weight of {100 * found.folds[0].adaptation.share:.0f}%"
+    )
     (after,) = found
     assert found.about.adapted == {"from": fold.identity, "run": str(fold.folder), "by": after.adaptation.description}
     for _ in range(2):

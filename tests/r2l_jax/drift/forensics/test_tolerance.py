@@ -135,7 +135,8 @@ def test_too_few_samples_for_the_tolerance_are_stated(measure, groups, size):
     found = analyze(dataclasses.replace(dataset, groups=np.repeat(np.arange(groups), size)))
     needed, samples = found.metadata["samples_needed"], groups * size
     assert needed == pytest.approx(size * (1.959964 / 0.02) ** 2 * 0.02 * 0.98 * groups / (groups - 1), rel=0.01)
-    line = f"{samples} samples are too few to show a drop of 2 points at every end: that takes {needed}"
+    there, takes = ("", "") if size == 1 else (f" of {groups} groups", f" of {needed // size} groups")
+    line = f"{samples} samples{there} are too few to show a drop of 2 points at every end: that takes {needed}{takes}"
     assert (line in found.metadata["notes"]) == (samples < needed) == (groups == 120)
 
 
