@@ -59,8 +59,8 @@ _OUTPUT: _Matrix = (
     (0.0, 1.0, -1.0, 1 / 8, -8.0, 1.0),
 )
 
-# With fewer channels or tiles, the transforms take longer than the products save. With 64 channels, a step of a ResNet-18
-# takes 1.05 times as long on a processor of 2023.
+# With fewer channels or tiles, the transforms take longer than the products save: with 64 channels, a step of a
+# ResNet-18 takes 1.05 times as long on a processor of 2023.
 _FEWEST_CHANNELS, _FEWEST_TILES = 128, 64
 
 # With fewer products, a short run would not make up for twenty more seconds of compiling a ResNet-18. With 32 images of

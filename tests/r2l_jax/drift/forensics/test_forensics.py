@@ -40,7 +40,7 @@ def made(n):
     }
     worst = {"black_level": "black_level, weight 1"}
     needed = [205, None, 188][n - 2]
-    return Result({"samples": 8, "tolerance": 0.02, "samples_needed": needed, "worst": worst}, tables)
+    return Result({"samples": 8, "groups": 8, "tolerance": 0.02, "samples_needed": needed, "worst": worst}, tables)
 
 
 @pytest.fixture
