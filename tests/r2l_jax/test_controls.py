@@ -21,6 +21,7 @@ from r2l_jax.data.sets import datasets
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.errors import InputError
 from r2l_jax.results import result
+from r2l_jax.training.run import Run
 
 CAMERA = isp.Camera(
     black_level=(0.1,) * 4, white_balance=(1.0, 1.0, 1.0), color_matrix=((1, 0, 0), (0, 1, 0), (0, 0, 1))
@@ -285,6 +286,24 @@ def test_a_run_is_measured_at_the_checkpoint_that_was_loaded(run):
     assert "last checkpoint" in str(r2l_jax.evaluate(last, against="exposures", exposures=0.5))
     with pytest.raises(InputError, match="all runs must be at the same checkpoint, got best and last: give `checkp"):
         r2l_jax.evaluate([folder, last], against="exposures", exposures=0.5)
+
+
+def test_some_folds_of_a_run_are_measured_without_the_others(data, small_heads, tmp_path):
+    """Folds are validated on random samples: a sample of two folds counts once, with the mean of both."""
+    made = r2l_jax.train(data, n_splits=3, logdir=tmp_path, progress=False, **QUICK | {"epochs": 1})
+    folder = made.folds[0].folder.parent
+    for chosen in (1, (0, 2), None):
+        loaded = r2l_jax.load(folder, chosen)
+        found = r2l_jax.evaluate(loaded, against="exposures", exposures=0.5)
+        each = dict[int, list[bool]]()
+        for fold in loaded:
+            raws, labels = data.samples(fold.split.valid)
+            right = Run([fold]).predict(raws).argmax(-1) == labels
+            for sample, is_right in zip(fold.split.valid.tolist(), right, strict=True):
+                each.setdefault(sample, []).append(is_right)
+        assert f"{len(each)} validation samples of " in str(found)
+        expected = np.mean([np.mean(rights) for rights in each.values()])
+        assert found.tables["drops"].numbers("accuracy")["clean"] == pytest.approx(expected)
 
 
 def test_a_trained_run_holds_its_arrays(small_heads, tmp_path):

@@ -1,8 +1,10 @@
 """Tiles of a frame are metered by their frame, in training, evaluation, adaptation and prediction."""
 
+import dataclasses
 import json
 
 import jax
+import msgspec
 import numpy as np
 import pytest
 import tifffile
@@ -21,6 +23,7 @@ from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.renderer import Renderer
 from r2l_jax.model import adaptation
 from r2l_jax.training import train
+from r2l_jax.training.run import Run
 
 CAMERA = isp.CAMERAS["drone"]
 KNOWN = {"black_level": CAMERA.black_level, "pattern": CAMERA.pattern}
@@ -105,6 +108,21 @@ def test_a_frame_has_one_gain_in_training_and_prediction(run, root, tmp_path):
     assert abs(of_tiles[inside] - 255 * run.predict(tiles.raw)[inside]).max() > 5
     middle = read_file(file, run, None, run.shape)
     np.testing.assert_allclose(middle.frame, metered, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(32, 1536), (1536, 32)])
+def test_a_long_frame_has_one_gain_along_either_axis(run, tmp_path, shape):
+    """It is longer than a tile, and its light rises thirtyfold. The models have not seen tiles."""
+    (fold,) = run.folds
+    model = Run([dataclasses.replace(fold, about=msgspec.structs.replace(fold.about, in_parts=False))])
+    light = np.geomspace(0.02, 0.6, 1536) * np.random.default_rng(0).uniform(0.7, 1.3, (32, 1536))
+    samples = np.round((0.0625 + (light if shape[1] > shape[0] else light.T)) * 65535).astype(np.uint16)
+    raw = samples.astype(np.float32) / 65535
+    tifffile.imwrite(tmp_path / "long.tif", samples)
+    predict_files([tmp_path / "long.tif"], tmp_path / "p.csv", model, masks=tmp_path / "masks")
+    expected = model.predict(raw)
+    np.testing.assert_allclose(Image.open(tmp_path / "masks/long.png"), 255 * expected, atol=1.01)
+    assert abs(predict_frame(model.predict, raw, "RGGB", 8) - expected).max() > 0.02
 
 
 def test_the_target_of_metering_is_the_level_of_frames(run):

@@ -4,9 +4,11 @@ import numpy as np
 import tifffile
 
 import isp
-from r2l_jax.apps.files import Cameras, closing, frame_by_frame
+from r2l_jax.apps import files as loop
+from r2l_jax.apps.files import Cameras, closing, for_each_file, frame_by_frame
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.errors import InputError
+from r2l_jax.jobs import Ended
 
 
 def test_each_frame_has_its_own_result_or_error(tmp_path):
@@ -25,6 +27,33 @@ def test_each_frame_has_its_own_result_or_error(tmp_path):
     assert [each.result for each in ended] == [0, None, None, 9]
     assert "No such file" in ended[1].error
     assert [each.error for each in (ended[0], *ended[2:])] == [None, f"{files[2]}: it is odd", None]
+
+
+def test_a_chunk_is_worked_on_again_while_any_of_its_files_fails(tmp_path, monkeypatch):
+    """The files stay as they are: what failed was, say, the connection."""
+    monkeypatch.setattr(loop, "BATCH", 2)
+    files = [tmp_path / f"{number}.npy" for number in range(6)]
+    for file in files:
+        np.save(file, np.zeros(2))
+
+    def called(failing):
+        worked = []
+
+        def work(context, chunk):
+            for file in chunk:
+                worked.append(int(file.stem))
+                failed = worked[-1] in failing
+                yield Ended(file, *((None, "no connection") if failed else (file.stem, None)))
+
+        kept = {"settings": {}, "models": [], "targets": lambda file: []}
+        done = for_each_file(files, work, None, chunks=tmp_path / "chunks", **kept)
+        assert list(done.results) == [file for number, file in enumerate(files) if number not in failing]
+        return worked, done.counts
+
+    assert called({1, 4, 5}) == ([0, 1, 2, 3, 4, 5], (3, 3))
+    assert called({4}) == ([0, 1, 4, 5], (3, 1))
+    assert called({}) == ([4, 5], (2, 0))
+    assert called({}) == ([], (0, 0))
 
 
 def test_only_files_without_calibration_values_have_the_stored_camera(tmp_path, write_dng):

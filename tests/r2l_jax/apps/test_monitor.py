@@ -151,6 +151,22 @@ def test_drift_is_an_alarm_by_exit_status_and_its_window_is_named(run_dir, scene
     assert f"false alarms: {rates}" in said
 
 
+def test_all_windows_of_a_call_share_its_level(run_dir, scenes, tmp_path, monkeypatch):
+    """An alarm takes a fourth of 5% in four windows, however many folders they are of."""
+    folders = tuple(f"{tmp_path}/{name}" for name in "ab")
+    for folder in folders:
+        write(pathlib.Path(folder), scenes[0][:16])
+    settings = {"run": str(run_dir), "input": folders, "window": 8}
+    for p_value, expected in ((0.0124, True), (0.0126, False)):
+        fixed = judging.alarm.Verdict(p_value, {"images": p_value}, 1999)
+        monkeypatch.setattr(judging.alarm, "compare", lambda *_, fixed=fixed, **__: fixed)
+        for by in (None, "folder"):
+            assert monitor.run(build(MonitorConfig, by=by, **settings)) == expected, by
+            metadata = result.read(run_dir / "monitor").metadata
+            assert [window["alarm"] for window in metadata["windows"]] == [expected] * 4
+            assert metadata["p_value"] == pytest.approx(4 * p_value)
+
+
 def test_a_line_of_each_window_is_written_as_it_goes(run_dir, scenes, tmp_path):
     write(tmp_path / "new", scenes[0][:32])
     done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/new", "--window=16", "--level=0.001")

@@ -77,6 +77,15 @@ def test_a_camera_state_stays_whole_in_a_list_and_in_the_command_that_gives_it_a
     assert flags.arguments(Config, flat(of_kinds)) == ["--input=a", "--drift=blur,haze"]
 
 
+def test_a_command_gives_every_digit_of_a_number():
+    weights = (0.1 + 0.2, 1e-7 / 3, 123456789.0)
+    config = Config(input=("a",), steps=Steps(weights=weights))
+    assert parse(*shlex.split(" ".join(flags.arguments(Config, flat(config))))) == config
+    for lr in weights:
+        (argument,) = flags.arguments(TrainConfig, {"lr": lr})
+        assert parse(argument, settings=TrainConfig).optimization.lr == lr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

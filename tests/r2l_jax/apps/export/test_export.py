@@ -105,16 +105,21 @@ def test_the_file_and_the_camera_are_those_of_the_model_and_are_not_overwritten(
         export_model(model, exported, raws, None, ["safetensors"])
 
 
-def test_files_that_differ_are_refused(model, raws, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("added", "words"), [(2 * LIMIT, "2.0e-04"), (-2 * LIMIT, "2.0e-04"), (np.nan, "nan")])
+def test_files_that_differ_are_refused(model, raws, tmp_path, monkeypatch, added, words):
     images = model.render(raws)
-    images.flat[7] += 2 * LIMIT
+    images.flat[7] += added
     monkeypatch.setattr(stablehlo, "write", lambda part, file, gradient: file.touch())
     monkeypatch.setattr(stablehlo, "run", lambda *_: images)
     (outcome,) = export_model(model, tmp_path / "out", raws, ["isp"], ["stablehlo"])
-    assert "differs from the model by 2.0e-04 on the samples, more than 1e-04" in outcome.error
+    assert f"differs from the model by {words} on the samples, more than 1e-04" in outcome.error
     assert not (tmp_path / "out" / "isp.stablehlo").exists()
     assert description(tmp_path / "out")["files"] == []
-    # Parts that cannot be traced are named with the reason, and the other files are written.
+
+
+def test_parts_that_cannot_be_traced_are_named_with_the_reason_and_other_files_are_written(
+    model, raws, tmp_path, monkeypatch
+):
     monkeypatch.setattr(stablehlo, "write", Mock(side_effect=ValueError("this stage has\nno formula")))
     outcomes = export_model(model, tmp_path / "other", raws, ["isp"], ["stablehlo", "safetensors"])
     assert [outcome.error for outcome in outcomes] == ["this stage has no formula", None]

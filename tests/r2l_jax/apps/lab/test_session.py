@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import dataclasses
 
 import custom_code
 import numpy as np
@@ -12,7 +13,9 @@ from r2l_jax.apps.lab.lab import LEARNED, Lab
 from r2l_jax.apps.lab.presentation import classes, sliders
 from r2l_jax.apps.lab.session import Session
 from r2l_jax.apps.lab.sources import Source
+from r2l_jax.cli.flags import replace
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
+from r2l_jax.training.run import Run
 
 
 def refuse(camera):
@@ -177,6 +180,19 @@ async def test_sliders_say_where_the_loss_rises_and_what_is_tolerated(model, tmp
         # The tolerances belong to the learned pipeline.
         await found.choose_pipeline("small")
         assert not any("band" in row for group in sliders(found) for row in group["knobs"])
+
+
+async def test_the_saved_pipeline_of_a_metered_run_renders_as_the_model_does(model, tmp_path):
+    (fold,) = model.folds
+    camera, auto = model.camera, ("exposure", "white_balance")
+    network = fold.model.processed_by(isp.metered(model.pipeline, camera))
+    metered = Run([dataclasses.replace(fold, model=network, config=replace(fold.config, auto=auto))])
+    async with opened(make_lab(metered), source(shape=(32, 32))) as found:
+        name = custom_code.write(tmp_path / "my_isp.py", found.pipeline_file())
+        saved, raw = find_pipeline(name)(camera), np.asarray(found.view.raw)
+    assert saved.stage_names[:2] == ("auto_white_balance", "auto_exposure")
+    for light in (1.0, 0.5):
+        np.testing.assert_allclose(saved(light * raw), metered.render(light * raw), atol=1e-5)
 
 
 async def test_a_file_without_its_camera_is_opened_when_one_is_chosen(tmp_path):

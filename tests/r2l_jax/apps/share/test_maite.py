@@ -251,6 +251,20 @@ def test_each_picture_has_a_state_within_the_envelope_that_its_metadata_repeat(e
     np.testing.assert_array_equal(again(([picture], [None], [datum]))[0][0], pictures[4])
 
 
+def test_another_seed_draws_other_states_and_noise(levels):
+    envelope = {"exposure": (-1, 0.3), "read_noise": [1, 2]}
+    drawn = [augmented(r2l_jax.maite.Augmentation("drone", envelope=envelope, seed=seed), levels) for seed in (5, 6, 5)]
+    states = [[datum["r2l_jax"][0]["state"] for datum in metadata] for _, _, metadata in drawn]
+    assert states[0] == states[2]
+    for name in envelope:
+        first, second = ([state[name] for state in of_seed] for of_seed in states[:2])
+        assert not set(first) & set(second)
+        assert abs(np.corrcoef(first, second)[0, 1]) < 0.6
+    noisy = [r2l_jax.maite.Augmentation(CAMERA, sensor="read_noise=10000", seed=seed) for seed in (5, 6)]
+    pictures = [augmented(each, levels)[0] for each in noisy]
+    assert all((one != other).mean() > 0.5 for one, other in zip(*pictures, strict=True))
+
+
 def test_a_chain_of_augmentations_lists_all_of_them(levels):
     first, second = (r2l_jax.maite.Augmentation(CAMERA, sensor=each) for each in ("exposure=-1", "bits=4"))
     _, _, (datum,) = second(first(([levels.pictures[0]], [None], [{"id": 0}])))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from brightness import dark_images
 from outcomes import of_counts
+from PIL import Image
 
 from r2l_jax.data.files.shot import Shot
 from r2l_jax.drift.forensics import worst_case
@@ -93,6 +94,24 @@ def test_a_row_for_each_group_and_weight(analysis):
     for name in ("largest change", "CIEDE2000", "CIEDE2000, 95%"):
         assert numbers[name][cheap] > numbers[name][dear] >= 0
     assert numbers["CIEDE2000, 95%"][cheap] > numbers["CIEDE2000"][cheap]
+
+
+def test_differences_are_bright_where_the_worst_case_brightens(fold, monkeypatch):
+    """A greater gamma makes gray images brighter, and a smaller one darker."""
+    shown = {}
+    monkeypatch.setattr(
+        worst_case, "contact_sheet", lambda pictures, **_: shown.update(pictures) or Image.new("RGB", (1, 1))
+    )
+    frozen, (raws, targets) = brightness.frozen(fold.dataset), fold.dataset.samples(np.arange(3))
+    batch = {"raw": raws, "target": targets, "index": np.arange(3), "weight": np.ones(3)}
+    light = np.array([0.2, 0.3, 0.4])
+    for gamma in (2.3, 2.1):
+        shown.clear()
+        worst_case._differences(frozen, {**frozen.default, "gamma_correct": np.float32(gamma)}, batch)
+        expected = light ** (1 / gamma) - light ** (1 / brightness.GAMMA)
+        for (title, picture), difference in zip(list(shown.items())[2::3], expected, strict=True):
+            factor = float(title.rpartition(" x ")[2])
+            np.testing.assert_allclose(picture[2:-2, 2:-2], 0.5 + factor * difference, atol=1e-3)
 
 
 @pytest.mark.parametrize(("aux_loss", "weight"), [("ssim", 40.0), ("l2_sum", 0.3)])
