@@ -118,3 +118,15 @@ def test_the_box_of_all_quantities_is_that_of_their_declarations():
 def test_limits_in_words_have_their_units():
     given = limits.written({"exposure": Limit(-1.0, 0.3, "stops"), "pipeline.gamma_correct": Limit(1.95, 2.4567)})
     assert limits.in_words(given) == "exposure -1 to 0.3 stops, pipeline.gamma_correct 1.95 to 2.46"
+
+
+@pytest.mark.parametrize(("distribution", "middle"), [("uniform", 5.0), ("log-uniform", 3.0), (None, None)])
+def test_a_file_chooses_the_distribution_of_a_limit(tmp_path, distribution, middle):
+    """By default, factors are log-uniform and additions uniform."""
+    given = {"low": 1, "high": 9} | ({"distribution": distribution} if distribution else {})
+    found = read(tmp_path, {"read_noise": given, "exposure": given})
+    for name, by_default in (("read_noise", 3.0), ("exposure", 5.0)):
+        expected = middle or by_default
+        assert found[name].at(0.5) == pytest.approx(expected)
+        assert found[name].share_of(expected) == pytest.approx(0.5)
+    assert read(tmp_path, limits.written(found)) == found

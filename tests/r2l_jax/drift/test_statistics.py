@@ -213,6 +213,18 @@ def test_a_p_value_about_the_recipe_is_five_percent_where_the_interval_ends_at_z
     assert (statistics.p_value(drops + shift, "recipe") < 0.05) == (shift > 0)
 
 
+@pytest.mark.parametrize("members", [(3, 8), (8, 3), (2, 5)])
+def test_each_group_adds_the_error_of_its_own_members(members):
+    """Where samples do not differ, the squared half widths of both means are added."""
+    random = np.random.default_rng(0)
+    scores = [scale * random.normal(size=count) for scale, count in zip((1.0, 3.0), members, strict=True)]
+    found = statistics.difference(*(np.tile(each[:, None], 400) for each in scores))
+    halves = [stats.t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / np.sqrt(len(each)) for each in scores]
+    estimate, half = scores[0].mean() - scores[1].mean(), np.hypot(*halves)
+    expected = estimate, estimate - half, estimate + half, stats.norm.cdf(stats.norm.ppf(0.975) * estimate / half)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
 def test_shares_find_the_variances():
     random = np.random.default_rng(0)
     sizes, variances = (40, 50, 60), (1.0, 4.0, 2.0)
