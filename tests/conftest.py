@@ -34,9 +34,30 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 install_import_hook(["isp", "tasks", "r2l_jax"], "beartype.beartype")
 
 import dng  # noqa: E402
+import inventory  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+from r2l_jax.results import result as results  # noqa: E402
+
+_unknown = set()
+_make, _write = results.Result.__init__, results.write
+
+
+def _made(result, *content, **named):
+    _make(result, *content, **named)
+    object.__setattr__(result, "made_by", inventory.maker())
+
+
+def _written(folder, result, inputs=None):
+    _write(folder, result, inputs)
+    if result.made_by is not None:
+        _unknown.update(inventory.result_facts(result) - inventory.claims().keys() - inventory.unclaimed())
+
+
+# Before the modules that import `write` by its name.
+results.Result.__init__, results.write = _made, _written
 
 
 def pytest_sessionstart(session):
@@ -83,6 +104,15 @@ def _few_compiled_functions():
     mappings = Path("/proc/self/maps")
     if mappings.exists() and len(mappings.read_bytes().splitlines()) > 20_000:
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def _inventoried():
+    """Fails where a test has written a result with a column, key or figure that no test shows."""
+    yield
+    unknown = inventory.joined(_unknown)
+    _unknown.clear()
+    assert not unknown, "no test shows these, see tests/fixtures/inventory.py:\n" + "\n".join(unknown)
 
 
 @pytest.fixture

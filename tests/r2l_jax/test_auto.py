@@ -32,6 +32,7 @@ def fold(base):
     return fold
 
 
+@pytest.mark.shows("train --auto")
 def test_a_run_meters_by_the_level_and_the_color_of_its_training_images(fold):
     camera, raws = fold.dataset.camera, fold.dataset.samples(fold.split.train)[0]
     expected = isp.metered(isp.parametrized(camera), camera, like=raws)

@@ -74,6 +74,11 @@ def test_pictures_hold_the_rendering_and_sheets_its_stages(tmp_path, file_format
         np.testing.assert_allclose(picture / levels, rendering(file, CAMERA), atol=0.51 / levels)
 
 
+@pytest.mark.shows(
+    "process --input --output --camera --auto --format --stages",
+    "process ProcessingChoice",
+    "train --sp_debayer --sp_sharpening --sp_denoising",
+)
 @pytest.mark.parametrize(
     ("flags", "make"),
     [
@@ -191,6 +196,7 @@ def test_a_picture_whose_sheet_cannot_be_written_is_rendered_again(tmp_path, mon
     assert {row["picture"] for row in read_csv(out / "manifest.csv")} == set(written(out)[:4])
 
 
+@pytest.mark.shows("process --scheduler")
 def test_workers_render_what_one_process_renders(tmp_path, monkeypatch, capsys):
     files = raw_files(tmp_path, 20)
     files[3].write_bytes(b"no file")
@@ -206,6 +212,12 @@ def test_workers_render_what_one_process_renders(tmp_path, monkeypatch, capsys):
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert line.strip() in one_said
+    asked = []
+    monkeypatch.setattr(jobs, "prepare", asked.append)
+    flags = [f"--input={tmp_path}", f"--output={tmp_path}/program", "--camera=drone", "--pipeline=full"]
+    done = programs.call("process.py", *flags, "--scheduler=local:2")
+    assert (done.returncode, done.stdout, asked) == (1, "19 rendered, 1 failed\n", ["local:2"])
+    assert contents(tmp_path / "program") == contents(tmp_path / "one")
 
 
 @pytest.mark.parametrize(
@@ -252,6 +264,7 @@ def test_finds_raw_files_in_folders_once(tmp_path):
             find_raw_files([given])
 
 
+@pytest.mark.shows("process --run")
 def test_a_run_renders_as_it_has_learned(one_epoch, model, tmp_path):
     file, other = tmp_path / "noise.tiff", isp.CAMERAS["microscopy"]
     tifffile.imwrite(file, np.random.default_rng(0).integers(4096, 65536, (48, 40)).astype(np.uint16))

@@ -88,6 +88,7 @@ def test_processes_that_cannot_meet_are_told_why_in_one_line(environment):
         hosts.initialize(100.0, multi_host=True)
 
 
+@pytest.mark.shows("train --multi_host --host_timeout")
 @pytest.mark.parametrize("multi_host", [True, False])
 def test_a_process_asks_the_cluster_if_the_flag_says_so(environment, multi_host):
     asked = []

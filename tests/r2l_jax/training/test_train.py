@@ -83,6 +83,7 @@ def test_a_run_in_training_is_not_trained_twice(base):
         train.run(config)
 
 
+@pytest.mark.shows("train --track")
 def test_tensorboard_has_scalars_parameters_and_pictures(finished):
     config, _ = finished
     recorded = events(config.run_dir / "fold_0")
@@ -110,6 +111,7 @@ def test_the_result_of_a_training_has_curves_from_its_start(finished):
     assert result.read(config.run_dir / "fold_1" / "training").metadata["training"].keys() == {"fold_1"}
 
 
+@pytest.mark.shows("train --track_n_images")
 def test_the_last_stage_of_the_trace_is_what_the_saved_parameters_render(finished):
     """Both are those of the best epoch."""
     config, _ = finished
@@ -164,6 +166,7 @@ def test_a_signal_in_the_last_step_does_not_undo_the_end_and_one_before_keeps_no
         train.run(replace(base, run_name="refused", processor_uri=str(config.run_dir)))
 
 
+@pytest.mark.shows("train --check_val_every_n_epoch --epochs")
 def test_every_second_epoch_and_the_last_are_validated_and_without_checkpoints_the_last_state_is_kept(base):
     settings = {"check_val_every_n_epoch": 2, "log_model": False, "save_locally": True, "schedule": "cosine"}
     config = replace(base, run_name="without_checkpoints", epochs=3, **settings)

@@ -97,15 +97,18 @@ def test_learning_curves_are_over_steps(finished):
     np.testing.assert_allclose([line.get_ydata() for line in folds], [[0.2, 0.4, 0.6], [0.4, 0.6, 0.8]])
 
 
+@pytest.mark.shows("study --scheduler")
 def test_controls_are_shown_without_the_jobs_that_failed(finished, monkeypatch, capsys):
     lost = {f"evaluate synthesis/{PUBLISHED_PIPELINES[0]}", "search forensics/model", "train adjustment/frozen"}
 
-    def run(planned, *_):
+    def run(planned, scheduler, logs):
+        assert scheduler == "local:3"
         return [jobs.Ended(job.name, error="lost" if job.name in lost else None) for job in planned]
 
     monkeypatch.setattr(study.jobs, "run", run)
     monkeypatch.setattr(study.datasets, "load", lambda *_, **__: type("Data", (), {"task": "classification"}))
-    assert not study.run(finished)
+    monkeypatch.setattr(study.jobs, "prepare", lambda scheduler: None)
+    assert not study.run(replace(finished, scheduler="local:3"))
     assert "failed: train adjustment/frozen: lost" in capsys.readouterr().out
     processing = read(finished.output_dir / "synthesis").tables["processing_ours"]
     left = [*PUBLISHED_PIPELINES[1:]]

@@ -149,6 +149,7 @@ PACKINGS = {
 }
 
 
+@pytest.mark.shows("download --dataset")
 @pytest.mark.parametrize("dataset", TREES)
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_zenodo_is_downloaded_in_the_published_layout_and_only_once(zenodo, tmp_path, dataset, packing):
@@ -174,6 +175,7 @@ def check_complete(place):
     assert found == TREES["Microscopy"]
 
 
+@pytest.mark.shows("download --zenodo_url --data_dir")
 def test_the_program_downloads_from_a_mirror_into_the_folder_that_is_named(zenodo, tmp_path):
     done = programs.call("download.py", "--dataset=Microscopy", f"--zenodo_url={zenodo.url}", f"--data_dir={tmp_path}")
     assert (done.returncode, done.stdout) == (0, f"{tmp_path}/microscopy\n"), done.stderr

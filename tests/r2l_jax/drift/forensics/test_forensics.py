@@ -7,7 +7,7 @@ from r2l_jax.cli import stop
 from r2l_jax.cli.flags import replace
 from r2l_jax.cli.stop import Interrupted
 from r2l_jax.drift.forensics import forensics, sensitivity, tolerance, worst_case
-from r2l_jax.drift.forensics.config import ANALYSES, ForensicsConfig
+from r2l_jax.drift.forensics.config import ANALYSES, ForensicsConfig, ToleranceSettings, WorstCaseSettings
 from r2l_jax.errors import InputError
 from r2l_jax.results.result import Column, Result, Table, read
 
@@ -105,6 +105,32 @@ def test_a_request_to_stop_is_met_between_analyses(config, calls, monkeypatch):
     with pytest.raises(Interrupted, match="stopped before tolerances of fold_0; the same command resumes with it"):
         forensics.run(config)
     assert calls == ["sensitivity"]
+
+
+@pytest.mark.shows("forensics --by --batch_size --seed --output")
+def test_analyses_get_the_settings(config, tmp_path, monkeypatch):
+    """What each setting does is shown by the tests of the analysis."""
+    given = {}
+
+    def analyze(name, fold, *rest):
+        given[name] = rest
+        return made(2)
+
+    for name, module in {"sensitivity": sensitivity, "tolerance": tolerance, "worst_case": worst_case}.items():
+        monkeypatch.setattr(module, "analyze", functools.partial(analyze, name))
+    monkeypatch.setattr(worst_case, "by_shot", functools.partial(analyze, "shots"))
+    monkeypatch.setattr(forensics.shot_groups, "groups", lambda *_: {})
+    settings = {"tolerance": 3.0, "map": ("gamma_correct", "white_balance"), "batch_size": 3, "seed": 9}
+    searches = {"adv_parameters": ("all",), "adv_aux_loss": "l2", "adv_aux_weight": (2.0,), "adv_noise_layer": True}
+    searches |= {"adv_track_differences": True, "starts": 3, "steps": 5, "step_size": 0.2, "samples": 7}
+    searches |= {"track_n_images": 2}
+    (found,) = forensics.run(replace(config, by=("iso",), **settings, **searches)).values()
+    assert list(found) == [*ANALYSES, "shots"]
+    assert (tmp_path / "forensics/fold_0/shots/result.json").exists()
+    assert given["sensitivity"] == (3,)
+    assert given["tolerance"] == (ToleranceSettings(tolerance=3.0, map=settings["map"]), 3, 9)
+    assert given["worst_case"] == (WorstCaseSettings(**searches), 3, 9)
+    assert given["shots"][0] == ("iso",)
 
 
 @pytest.mark.parametrize(

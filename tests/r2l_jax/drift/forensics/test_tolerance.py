@@ -54,6 +54,7 @@ def assert_in_gap(end, expected):
     assert inner < end < outer
 
 
+@pytest.mark.shows("forensics --tolerance")
 def test_intervals_end_where_the_third_sample_is_lost_or_at_the_limit(analysis):
     third = np.sort(INTENSITIES)[-3]
     for name, value, expected in (
@@ -152,6 +153,7 @@ def test_resamples_draw_groups_each_compared_with_its_default(measure):
     assert of_knob(found, "white_balance")[5:] == [None, None]
 
 
+@pytest.mark.shows("forensics --map")
 def test_the_map_of_a_pair_is_that_of_both_knobs(analysis):
     table = analysis.tables["map"]
     gains = np.array([float(row[0]) for row in table.rows])

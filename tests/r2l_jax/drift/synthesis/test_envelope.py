@@ -42,6 +42,7 @@ def settings(tmp_path):
     return made
 
 
+@pytest.mark.shows("evaluate --envelope")
 def test_limits_without_a_failure_are_stated_with_their_confidence(settings, tmp_path, capsys):
     found = envelope.run(settings({"exposure": [-0.2, 0.3], "black_level": [-5, 5]}))
     written = json.loads((tmp_path / "envelope/envelope.json").read_text())
@@ -82,6 +83,7 @@ def test_groups_are_stated_and_too_few_of_them_refused(settings, monkeypatch):
             envelope.run(wanted)
 
 
+@pytest.mark.shows("evaluate --tolerance")
 def test_the_tolerance_is_in_points(settings, monkeypatch):
     """Half the light loses 4 of the 10 samples with every camera: at most 95.6 points, see the score interval."""
     labels = (np.arange(12) < 6).astype(np.int32)
@@ -90,6 +92,14 @@ def test_the_tolerance_is_in_points(settings, monkeypatch):
     limits = {"exposure": [-1, -1]}
     tests = [envelope.run(settings(limits, tolerance=each, proposals=0)).metadata["tests"][0] for each in (95.0, 96.0)]
     assert [(each["failures"], each["tolerance"]) for each in tests] == [(90, 0.95), (0, 0.96)]
+
+
+@pytest.mark.shows("evaluate --confidence")
+def test_less_confidence_takes_fewer_cameras(settings):
+    """Of an allowed error of 10%, the images have four fifths, and the given limits half of the rest."""
+    (found,) = envelope.run(settings({"exposure": [-0.2, 0.3]}, confidence=0.9)).metadata["tests"]
+    assert 0.95**89 > 0.01 > 0.95**90
+    assert (found["draws"], found["confidence"], found["fraction"]) == (90, 0.9, pytest.approx(0.01 ** (1 / 90)))
 
 
 def test_a_sample_of_several_seeds_counts_once(settings, capsys, tmp_path):
@@ -132,16 +142,18 @@ def test_limits_that_fail_are_explained_and_shrunk(settings, tmp_path, monkeypat
     assert abs(towards["defocus"][1][0]) < 0.3
 
 
+@pytest.mark.shows("evaluate --draws --proposals")
 def test_draws_depend_neither_on_the_batch_nor_on_their_number(settings, monkeypatch):
     given = {"exposure": [-0.5, 0.3], "row_noise": [0, 100]}
     wanted = settings(given, proposals=0)
     table = envelope.run(wanted).tables["cameras"].rows
     monkeypatch.setattr(measure, "TOGETHER", 7)
     more = envelope.run(replace(wanted, draws=110, batch_size=3)).tables["cameras"].rows
-    assert more[:90] == table
+    assert (len(more), more[:90]) == (110, table)
     assert envelope.run(replace(wanted, seed=1)).tables["cameras"].rows != table
 
 
+@pytest.mark.shows("evaluate --stop_early --fraction")
 @pytest.mark.parametrize(("values", "failures"), [({}, 1), ({"draws": 40, "fraction": 0.8}, 3)])
 def test_a_stop_at_a_failure_has_its_exact_bound(settings, tmp_path, values, failures):
     """If this were the fraction, so late a stop, or a later one, would have a probability of the error, which is 1%."""

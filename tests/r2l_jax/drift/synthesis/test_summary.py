@@ -109,6 +109,7 @@ def test_the_verdict_says_that_a_few_groups_tell_little():
     assert "uncertain" not in summary(few).metadata["verdict"][0]
 
 
+@pytest.mark.shows("evaluate --as_published")
 def test_the_log_ratio_is_there_if_asked_for_and_known():
     assert summary(measured()).metadata["log_ratio"] is None
     found = summary(measured(), as_published=True)
