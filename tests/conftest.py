@@ -41,23 +41,25 @@ import pytest  # noqa: E402
 
 from r2l_jax.results import result as results  # noqa: E402
 
-_unknown = set()
-_make, _write = results.Result.__init__, results.write
+_unknown, _tables = set(), {}
+_make_result, _make_table = results.Result.__init__, results.Table.__new__
 
 
-def _made(result, *content, **named):
-    _make(result, *content, **named)
-    object.__setattr__(result, "made_by", inventory.maker())
+def _result(result, *content, **named):
+    _make_result(result, *content, **named)
+    kind = inventory.maker()
+    facts = inventory.result_facts(result, kind, {place: of for place, (_, of) in _tables.items()})
+    _unknown.update(facts - inventory.claims().keys() - inventory.unclaimed())
 
 
-def _written(folder, result, inputs=None):
-    _write(folder, result, inputs)
-    if result.made_by is not None:
-        _unknown.update(inventory.result_facts(result) - inventory.claims().keys() - inventory.unclaimed())
+def _table(*content, **named):
+    table = _make_table(*content, **named)
+    # Kept, so that no other one has its place.
+    _tables[id(table)] = table, inventory.maker()
+    return table
 
 
-# Before the modules that import `write` by its name.
-results.Result.__init__, results.write = _made, _written
+results.Result.__init__, results.Table.__new__ = _result, _table
 
 
 def pytest_sessionstart(session):
@@ -108,7 +110,7 @@ def _few_compiled_functions():
 
 @pytest.fixture(autouse=True)
 def _inventoried():
-    """Fails where a test has written a result with a column, key or figure that no test shows."""
+    """Fails where a test has made a result with a column, key or figure that no test shows."""
     yield
     unknown = inventory.joined(_unknown)
     _unknown.clear()

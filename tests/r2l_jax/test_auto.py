@@ -32,7 +32,6 @@ def fold(base):
     return fold
 
 
-@pytest.mark.shows("train --auto")
 def test_a_run_meters_by_the_level_and_the_color_of_its_training_images(fold):
     camera, raws = fold.dataset.camera, fold.dataset.samples(fold.split.train)[0]
     expected = isp.metered(isp.parametrized(camera), camera, like=raws)
@@ -52,6 +51,7 @@ def make(camera):
 """
 
 
+@pytest.mark.shows("train --auto")
 @pytest.mark.parametrize(
     ("settings", "expected", "augments"),
     [

@@ -286,6 +286,7 @@ def test_what_cannot_be_accepted_or_lost_is_one_line(run_dir, scenes, tmp_path):
     assert f"--alarm=loss needs a diagnosis: {least}" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.shows("monitoring.monitor diagnosis.csv: cause, size, size high, size low, unit, evidence")
 @pytest.mark.parametrize("name", ["exposure", pytest.param("scene", marks=pytest.mark.slow)])
 def test_an_alarm_is_explained(run_dir, scenes, tmp_path, told, name):
     raws, camera = scenes

@@ -91,6 +91,7 @@ def unequal_folds(config, *factors):
     return opened
 
 
+@pytest.mark.shows("apps.files keys: ended")
 def test_another_call_predicts_parts_that_have_failed_or_changed(run, model, files, tmp_path, monkeypatch):
     read, original = [], loop.read_raw
     monkeypatch.setattr(loop, "read_raw", lambda file, *rest: read.append(file) or original(file, *rest))

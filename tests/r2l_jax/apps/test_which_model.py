@@ -19,6 +19,7 @@ from r2l_jax.cli.flags import replace
 from r2l_jax.drift import trained_folds
 from r2l_jax.errors import InputError
 from r2l_jax.programs import export, predict, process
+from r2l_jax.results import result
 from r2l_jax.results.files import read_csv
 from r2l_jax.training import run as training_run
 from r2l_jax.training import train
@@ -129,25 +130,33 @@ def predicted(dataset, indices, tmp_path, **settings):
     return np.array([rows[file] for file in files])
 
 
-@pytest.mark.shows("predict --run --input --output --folds --checkpoint")
+@pytest.mark.shows(
+    "predict --run --input --output --folds --checkpoint",
+    "apps.predict keys: camera, checkpoint, masks, models, run",
+)
 @NAMED
 def test_files_are_predicted_by_the_fold_and_checkpoint_that_are_named(run, folds, tmp_path, fold, checkpoint):
     dataset, indices = folds[fold].dataset, folds[fold].split.valid
     settings = {"run": str(run.run_dir), "folds": (str(fold),), "checkpoint": checkpoint}
     probabilities = predicted(dataset, indices, tmp_path, **settings)
+    about = result.read(tmp_path / ".p.csv.parts").metadata
+    identity = load(run.run_dir, fold, checkpoint).identity
+    assert about == {"run": "first_is_best", "checkpoint": checkpoint, "models": [identity], "masks": []} | {
+        "camera": "by default"
+    }
     right = probabilities[np.arange(len(indices)), dataset.labels[indices]]
     assert -np.log(right).mean() == pytest.approx(losses(run, fold)[checkpoint], abs=1e-4)
 
 
 @pytest.mark.shows("predict --camera --scheduler")
 def test_files_are_predicted_by_the_camera_that_is_named_and_by_the_workers(run, folds, tmp_path, monkeypatch):
-    """Files from a camera whose black level is higher by 0.02 of the rest."""
+    """Files from a camera whose black level is higher by a fifth of the rest."""
     (model,), seen = load(run.run_dir), []
     raws, _ = model.dataset.samples(np.arange(3))
-    camera = dataclasses.replace(model.camera, black_level=[0.02 + 0.98 * each for each in model.camera.black_level])
+    camera = dataclasses.replace(model.camera, black_level=[0.2 + 0.8 * each for each in model.camera.black_level])
     (tmp_path / "other.json").write_text(camera.to_json())
     for number, raw in enumerate(raws):
-        tifffile.imwrite(tmp_path / f"{number}.tiff", np.round((0.02 + 0.98 * raw) * 65535).astype(np.uint16))
+        tifffile.imwrite(tmp_path / f"{number}.tiff", np.round((0.2 + 0.8 * raw) * 65535).astype(np.uint16))
 
     def run_elsewhere(given, scheduler, *rest):
         seen.append(scheduler)
@@ -160,7 +169,7 @@ def test_files_are_predicted_by_the_camera_that_is_named_and_by_the_workers(run,
     assert (done.returncode, {*seen}) == (0, {"local:2"}), done.stderr
     found = [[float(row[name]) for name in model.dataset.classes] for row in read_csv(tmp_path / "p.csv")]
     np.testing.assert_allclose(found, Run([model]).predict(raws), atol=1e-3)
-    assert np.abs(Run([model]).predict(0.02 + 0.98 * raws) - found).max() > 0.01
+    assert np.abs(Run([model]).predict(0.2 + 0.8 * raws) - found).max() > 0.01
 
 
 @pytest.fixture(scope="module")

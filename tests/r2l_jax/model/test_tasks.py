@@ -192,8 +192,8 @@ def test_several_classes_make_a_task_of_their_own_and_one_makes_the_object():
 @pytest.mark.shows("train --classifier_network --smp_encoder --precision")
 def test_the_settings_name_the_network_its_encoder_and_its_precision(monkeypatch):
     made = []
-    monkeypatch.setattr(tasks, "resnet", lambda name, dtype, **_: made.append((name, dtype)))
-    monkeypatch.setattr(tasks, "unet", lambda name, encoder, dtype, **_: made.append((encoder, dtype)))
+    monkeypatch.setattr(tasks, "resnet", lambda name, dtype, **_: made.append((name, dtype)) or nnx.Module())
+    monkeypatch.setattr(tasks, "unet", lambda _, encoder, dtype, **__: made.append((encoder, dtype)) or nnx.Module())
     settings = {"classifier_network": "ResNet34", "smp_encoder": "resnet50", "precision": "bfloat16"}
     for task in ("classification", "segmentation"):
         make_task(task, ("a",), build(NetworkSettings, settings)).make_head(nnx.Rngs(0))

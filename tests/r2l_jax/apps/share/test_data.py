@@ -147,6 +147,7 @@ def test_raw_images_made_of_pictures_say_so_also_after_more_is_said(tmp_path):
         assert "**Simulated data.** r2l_jax unprocess" in (root / "README.md").read_text()
 
 
+@pytest.mark.shows("synthesis.synthesis manifest.csv: group")
 def test_synthesized_sets_say_what_is_simulated(tmp_path):
     settings = {"synthetic_images": 10, "synthetic_size": 32, "pipelines": ["parametrized"], "data_dir": tmp_path / "d"}
     raws = np.random.default_rng(0).uniform(0, 1, (6, 16, 16)).astype(np.float32)

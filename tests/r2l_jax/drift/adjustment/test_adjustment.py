@@ -72,7 +72,13 @@ def column(table, place=1):
     return {row[0]: row[place] for row in table.rows}
 
 
-@pytest.mark.shows("adjust --exposures --parameters")
+@pytest.mark.shows(
+    "adjust --exposures --parameters",
+    "adjustment.adjustment adjustment.csv: *, * high, * low, method",
+    "adjustment.adjustment methods.csv: *, method",
+    "adjustment.methods starts.csv: *, start, {} on held-out labels",
+    "adjustment.adjustment parameters.csv: adapted, parameter",
+)
 def test_a_search_that_held_out_labels_confirm_wins_the_score_back(found):
     over_all, of_fold = found
     starts = of_fold.tables["starts"]
@@ -93,6 +99,11 @@ def test_a_search_that_held_out_labels_confirm_wins_the_score_back(found):
     assert [float(each) for each in moved["white_balance"].split()] == pytest.approx([4] * 3, rel=0.05)
 
 
+@pytest.mark.shows(
+    "adjustment.adjustment keys: about, flags, measured, members, notes",
+    "adjustment.adjustment keys: score, scores, title, training, unused, verdict",
+    "adjustment.adjustment parameters.csv: default",
+)
 def test_results_are_found_again_and_printed(config, found, capsys, monkeypatch):
     over_all, of_fold = found
     monkeypatch.setattr(adjustment, "adapt", None)
@@ -101,7 +112,15 @@ def test_results_are_found_again_and_printed(config, found, capsys, monkeypatch)
     assert "fold_0: light=0.25\n" in printed
     assert "\n95% confidence intervals about the model (8 validation samples)\n" in printed
     assert over_all.metadata["verdict"] == ["Adjustment to an exposure of 0.25 recovers 12 to 88 points."]
-    assert over_all.metadata["scores"]["light=0.25"]["before"] == [0.5]
+    assert over_all.metadata["scores"] == {"light=0.25": {"before": [0.5], "after": [1.0]}}
+    about = over_all.metadata
+    assert (about["title"], about["about"], about["members"], about["score"]) == ("Adjustment", "model", [], "accuracy")
+    assert about["notes"] == ["95% confidence intervals about the model (8 validation samples)"]
+    assert (about["training"], about["flags"]["exposures"]) == (of_fold.metadata["training"], (0.25,))
+    about = of_fold.metadata
+    assert (about["title"], about["measured"]) == ("Adjustment to light=0.25, fold 0", "validation")
+    assert (about["flags"]["labeled"], about["notes"], about["unused"]) == (32, ["best checkpoint"], [])
+    assert column(of_fold.tables["parameters"])["white_balance"] == "1 1 1"
     assert {name: each.file.exists() for name, each in of_fold.figures.items()} == {"curves": True, "pictures": True}
     own, drifted = unpacked_blocks(of_fold.outcomes)
     for outcomes, row, right in ((own, "clean", np.ones(8)), (drifted, "nothing", ~BRIGHT[:8])):

@@ -52,6 +52,7 @@ def found(config):
     return adjustment.run(config)
 
 
+@pytest.mark.shows("adjustment.adjustment parameters.csv: largest offset")
 def test_the_adapted_run_predicts_as_was_measured(config, found):
     scores = {row: interval[0] for row, interval in found.tables["adjustment"].rows}
     assert list(scores) == [

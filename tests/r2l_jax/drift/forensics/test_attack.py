@@ -3,11 +3,12 @@ import pytest
 from small_runs import history, metrics, model
 
 from r2l_jax.cli.flags import replace
-from r2l_jax.drift.forensics.attack import Attack
+from r2l_jax.drift.forensics.attack import Attack, rule_of
 from r2l_jax.drift.search.ranges import deviation
 from r2l_jax.errors import InputError
 from r2l_jax.training import train
 from r2l_jax.training.run import load
+from r2l_jax.training.steps import GradientDescent
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,7 @@ def moved(before, config):
 @pytest.mark.shows("train --adv_training --adv_noise_layer")
 def test_the_task_loss_rises_and_only_the_processor_moves(one_epoch, attacked):
     config, summary = attacked
+    assert (rule_of(config), rule_of(one_epoch)) == (Attack, GradientDescent)
     before, after = model(one_epoch), model(config)
     assert after.pop("processor.additive_layer").any()
     assert after.keys() == before.keys()

@@ -55,6 +55,7 @@ def test_searches_see_no_sample_that_is_measured(fold):
     assert set(few) < set(range(5, 10))
 
 
+@pytest.mark.shows("forensics.worst_case keys: notes")
 def test_a_search_on_measured_samples_says_so(analysis):
     assert "notes" not in analysis.metadata
     same = brightness.fold(dark_images([0.2, 0.3, 0.48, 0.49], side=8), range(4), range(4))
@@ -96,8 +97,13 @@ def test_the_first_search_of_a_group_starts_at_the_default_and_others_beside_it(
     assert len({float(end.parameters["gamma_correct"]) for end in ends}) == 3
 
 
-@pytest.mark.shows("forensics --adv_parameters --adv_aux_weight --adv_noise_layer")
-def test_a_row_for_each_group_and_weight(analysis):
+@pytest.mark.shows(
+    "forensics --adv_parameters --adv_aux_weight --adv_noise_layer",
+    "forensics.worst_case worst_case.csv: worst case, *, drop, loss, largest change",
+    "forensics.worst_case values.csv: value, *, default",
+    "forensics.worst_case keys: score, parameters, worst, verdict",
+)
+def test_a_row_for_each_group_and_weight(analysis, fold):
     table = analysis.tables["worst_case"]
     titles = [f"{group}, weight {weight:g}" for group in SETTINGS.adv_parameters for weight in SETTINGS.adv_aux_weight]
     assert [row[0] for row in table.rows] == titles
@@ -117,6 +123,12 @@ def test_a_row_for_each_group_and_weight(analysis):
     assert of_gamma == pytest.approx(analysis.metadata["parameters"][cheap]["gamma_correct"])
     assert of_gamma > default == of_layer
     assert not np.any(analysis.metadata["parameters"][cheap]["additive_layer"])
+    assert analysis.metadata["worst"]["gamma_correct"] == cheap
+    lost = max(numbers["drop"].values())
+    assert analysis.metadata["verdict"] == [f"The worst processing that a search found costs {100 * lost:.1f} points."]
+    raws, pipeline = fold.dataset.samples(fold.measured_indices)[0], fold.model.processor
+    changed = pipeline.with_values({"gamma_correct": np.float32(of_gamma)})(raws) - pipeline(raws)
+    assert numbers["largest change"][cheap] == pytest.approx(np.abs(changed).max(), rel=1e-4)
     # A heavy price keeps the default.
     assert numbers["SSIM"][cheap] < numbers["SSIM"][dear]
     for name in ("largest change", "CIEDE2000", "CIEDE2000, 95%"):
@@ -124,7 +136,7 @@ def test_a_row_for_each_group_and_weight(analysis):
     assert numbers["CIEDE2000, 95%"][cheap] > numbers["CIEDE2000"][cheap]
 
 
-@pytest.mark.shows("forensics --adv_aux_loss --starts")
+@pytest.mark.shows("forensics --adv_aux_loss --starts", "forensics.worst_case worst_case.csv: range of starts")
 @pytest.mark.parametrize(("aux_loss", "weight"), [("ssim", 40.0), ("l2_sum", 0.3)])
 def test_a_search_knows_the_shifts_of_single_values(fold, aux_loss, weight):
     """The price keeps the first start at the default, where two of five samples are a small step from being lost."""
@@ -132,13 +144,17 @@ def test_a_search_knows_the_shifts_of_single_values(fold, aux_loss, weight):
     changes = settings | {"adv_track_differences": False, "steps": 20, "step_size": 0.01}
 
     def found(**others):
-        return list(analyze(fold, **changes | others).tables["worst_case"].numbers("accuracy").values())
+        table = analyze(fold, **changes | others).tables["worst_case"]
+        return [list(table.numbers(name).values()) for name in ("accuracy", "range of starts")]
 
-    assert found(adv_aux_weight=(weight,), starts=1) == [1]
+    assert found(adv_aux_weight=(weight,), starts=1) == [[1], [0]]
     # A thousand times the price leaves the default alone.
-    assert found(adv_aux_weight=(weight, 1000 * weight)) == pytest.approx([0.6, 1])
+    scores, ranges = found(adv_aux_weight=(weight, 1000 * weight))
+    assert scores == pytest.approx([0.6, 1])
+    assert ranges == pytest.approx([0.4, 0])
 
 
+@pytest.mark.shows("forensics.worst_case *.csv: *, samples, default")
 def test_each_group_of_samples_is_scored_by_the_outcomes_of_the_worst_cases():
     """Five samples of the cameras A, B, A, B, A; in another order than in the data set."""
     valid = [9, 4, 7, 2, 5]

@@ -4,11 +4,11 @@ import pathlib
 import signal
 
 import brightness
+import by_hand
 import folds_by_hand
 import msgspec
 import numpy as np
 import pytest
-from scipy import stats
 
 from r2l_jax.cli.flags import build, replace
 from r2l_jax.cli.stop import Interrupted
@@ -79,20 +79,16 @@ def found(settings, group):
 GROUPS = ("clean", "corruptions")
 
 
-def by_hand(values):
-    """The mean of independent samples with its interval, of two samples more, see `statistics`."""
-    apart, size = np.abs(values - np.median(values)), len(values)
-    count = max(np.count_nonzero(apart), 1)
-    squares = np.square(values - values.mean()).sum() + 2 * apart.max() ** (2 * count / (count + 1))
-    half = stats.t.ppf(0.975, size + 1) * np.sqrt(squares / (size + 1) / (size + 2))
-    return values.mean(), values.mean() - half, values.mean() + half
-
-
 def rows(table):
     return {row[0]: row[1:] for row in table.rows}
 
 
-@pytest.mark.shows("evaluate --run --pipelines --corruptions --severities")
+@pytest.mark.shows(
+    "evaluate --run --pipelines --corruptions --severities",
+    "synthesis.evaluation keys: cases, classes, dataset, flags, measured, notes, score, title, training",
+    "synthesis.evaluation models.csv: *, case, drop, loss, model",
+    "synthesis.summary keys: about, samples, measured, training, title, score, cases, flags",
+)
 def test_each_group_of_cases_has_its_result_and_all_have_a_summary(settings, measured, capsys):
     summary = evaluation.run(settings).summaries["static"]
     output = settings.output_dir
@@ -142,6 +138,7 @@ def test_each_group_of_cases_has_its_result_and_all_have_a_summary(settings, mea
     assert (again.tables, len(measured)) == (summary.tables, 6)
 
 
+@pytest.mark.shows("synthesis.evaluation figures: scores")
 def test_scores_are_drawn_by_severity_or_by_model(settings, monkeypatch):
     drawn, draw = [], evaluation.heat_map
     monkeypatch.setattr(
@@ -183,7 +180,11 @@ def test_a_smaller_evaluation_goes_beside_a_larger_one(group, runs, capsys):
     assert result.read(place).metadata["cases"] == ["clean", "brightness.3"]
 
 
-@pytest.mark.shows("evaluate --against --intensities --exposures --by")
+@pytest.mark.shows(
+    "evaluate --against --intensities --exposures --by",
+    "synthesis.summary *.csv: *, clean {}, in, largest drop, mean drop, samples",
+    "synthesis.summary keys: clean, groups",
+)
 def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, runs, settings, capsys):
     """At half the light, all images are dark, and bright ones are mistaken."""
     labels = INTENSITIES > brightness.BRIGHT
@@ -261,6 +262,10 @@ def test_interrupted_it_resumes_with_the_group_of_cases(settings, measured, monk
     assert [cases[0] for _, cases in measured] == [OTHER, OTHER, "gaussian_noise.1", "gaussian_noise.1"]
 
 
+@pytest.mark.shows(
+    "synthesis.comparison keys: title, score, training, flags, notes, cases",
+    "synthesis.comparison drops.csv: *, * high, * low, drop,points",
+)
 def test_several_runs_are_rows_of_the_matrix(settings, runs, tmp_path, capsys):
     uris = (str(tmp_path / "runs/learned"), str(tmp_path / "runs/static"))
     both = dataclasses.replace(settings, run=uris, against=("pipelines",), output=None)
@@ -306,7 +311,13 @@ def group(runs, tmp_path):
     return tmp_path / "group"
 
 
-@pytest.mark.shows("evaluate --about")
+@pytest.mark.shows(
+    "evaluate --about",
+    "synthesis.summary drops.csv: *, * high, * low, drop, drop high, drop low, test",
+    "synthesis.summary cases.csv: drop, drop high, drop low, test",
+    "synthesis.summary members.csv: clean {}, corruptions, run, *",
+    "synthesis.summary keys: members",
+)
 def test_a_group_is_measured_together_with_its_ensemble(group, runs, measured, capsys):
     settings = EvaluationConfig(run=(str(group),), against=("corruptions",), corruptions=("brightness",))
     assert settings.output_dir == group / "evaluation"
@@ -336,17 +347,19 @@ def test_a_group_is_measured_together_with_its_ensemble(group, runs, measured, c
         return np.mean([outcome["predicted"] == outcome["target"] for outcome in each], 0)
 
     of_samples = right(clean, "clean")
-    estimate, low, high = by_hand(of_samples)
+    estimate, low, high = by_hand.interval(of_samples)
     assert rows(narrower.tables["drops"])["clean"][1] == pytest.approx((estimate, low, min(high, 1)))
     lost = {
         f"brightness.{severity}": of_samples - right(brightened, f"brightness.{severity}") for severity in range(1, 6)
     }
-    mean = by_hand(np.mean([*lost.values()], 0))
+    mean = by_hand.interval(np.mean([*lost.values()], 0))
     assert mean[0] > 0.1
     drops = rows(narrower.tables["drops"])
     assert drops["corruptions"] == [pytest.approx(mean), pytest.approx(estimate - mean[0])]
     assert drops["brightness (mean of 5 severities)"] == drops["corruptions"]
-    assert rows(narrower.tables["cases"]) == {name: [pytest.approx(by_hand(each))] for name, each in lost.items()}
+    assert rows(narrower.tables["cases"]) == {
+        name: [pytest.approx(by_hand.interval(each))] for name, each in lost.items()
+    }
     of_cases = found(settings, "corruptions")
     for member, (of_clean, drop) in rows(summary.tables["members"]).items():
         name = "ensemble/fold_0" if "ensemble" in member else f"{member.removeprefix('group/')}/fold_0"
@@ -380,6 +393,7 @@ def test_segmentation_is_scored_by_the_intersection_over_union(runs, settings):
     assert (bright["iou"], bright["tile_iou"]) == pytest.approx((1 / 3, 1 / 3), abs=0.01)
 
 
+@pytest.mark.shows("synthesis.summary by_class.csv: clean IoU")
 def test_several_classes_of_pixels_are_scored_by_their_mean_iou_and_each(runs, settings):
     """Brightened, all pixels are taken for the bright half; the last quarter of a row, without a label, is left out."""
     halves = brightness.half_images(0.3, 0.8, 4)
@@ -419,6 +433,7 @@ def test_the_seed_draws_the_noise_and_the_batch_size_nothing(settings, monkeypat
     assert few == pytest.approx(drawn, rel=1e-5)
 
 
+@pytest.mark.shows("synthesis.summary by_class.csv: class, clean {}, in, largest drop, mean drop, samples")
 @pytest.mark.parametrize("score", ["accuracy", "macro_f1"])
 def test_scores_by_class_are_its_recall(runs, settings, score):
     """Whatever the score: that of samples of one class would count the others as 0."""

@@ -113,7 +113,11 @@ def pictures(config, name):
     return np.stack([tifffile.imread(folder(config, name) / row["file"]) for row in manifest(folder(config, name))])
 
 
-@pytest.mark.shows("synthesize --output --pipelines --intensities --exposures --sensor --corruptions --severities")
+@pytest.mark.shows(
+    "synthesize --output --pipelines --intensities --exposures --sensor --corruptions --severities",
+    "synthesis.synthesis keys: acquisition, camera, corruption, dataset, flags",
+    "synthesis.synthesis keys: parameters, pipeline, size, state, title",
+)
 def test_sets_are_the_product_of_pipelines_acquisitions_and_corruptions(base, written):
     names = {
         f"{pipeline}/{acquisition}/{corruption}"
@@ -129,7 +133,10 @@ def test_sets_are_the_product_of_pipelines_acquisitions_and_corruptions(base, wr
         "gaussian_noise.5",
     )
     assert isp.Camera(**metadata["camera"]) == written.camera
-    assert metadata["flags"]["seed"] == 0
+    assert (metadata["flags"]["seed"], metadata["size"]) == (0, [SIZE, SIZE])
+    assert metadata["title"] == f"Scenes: {OTHER}/light=0.3/gaussian_noise.5"
+    assert metadata["dataset"] == {"name": "Scenes", "task": "classification", "classes": ["a", "b", "c"]}
+    assert metadata["state"] == {"exposure": np.log2(0.3), "bits": 12}
     metadata = result.read(folder(base, "parametrized/iso=1/uncorrupted")).metadata
     assert metadata["corruption"] is None
     np.testing.assert_allclose(metadata["parameters"]["black_level"], written.camera.black_level, rtol=1e-6)
@@ -160,6 +167,7 @@ def test_states_and_other_cameras_are_acquisitions_as_well(base, written, tmp_pa
     assert state == {"red_gain": 0, "blue_gain": 0, "black_level": 41}
 
 
+@pytest.mark.shows("synthesis.synthesis manifest.csv: class, file, index, sample")
 def test_a_set_has_a_folder_a_class_and_a_line_a_picture(base, written):
     name = "parametrized/iso=0.5/gaussian_noise.5"
     rows = manifest(folder(base, name))
@@ -229,14 +237,16 @@ def test_the_data_set_is_loaded_as_the_settings_say(monkeypatch):
 
 @pytest.mark.shows("synthesize --scheduler")
 def test_workers_write_what_one_process_writes(base, written, tmp_path, monkeypatch):
+    asked, elsewhere = [], pickled_jobs.run_elsewhere
     monkeypatch.setattr(jobs, "prepare", lambda scheduler: None)
-    monkeypatch.setattr(jobs, "run_elsewhere", pickled_jobs.run_elsewhere)
+    monkeypatch.setattr(jobs, "run_elsewhere", lambda given, *how: asked.append(how[0]) or elsewhere(given, *how))
     many = replace(base, output=str(tmp_path / "many"), scheduler="local:2")
     synthesis.run(many)
     assert tree(many) == tree(base)
+    assert {*asked} == {"local:2"}
 
 
-@pytest.mark.shows("synthesize --format")
+@pytest.mark.shows("synthesize --format", "synthesis.synthesis manifest.csv: mask")
 def test_segmentation_in_8_bits_with_masks_that_move_with_the_shifted_pattern_alone(tmp_path):
     config = SynthesisConfig(
         dataset="SyntheticSegmentation",
