@@ -121,9 +121,10 @@ def test_the_result_of_a_training_has_curves_from_its_start(finished):
 )
 def test_tables_and_figures_of_a_training_have_its_numbers(finished, monkeypatch):
     config, _ = finished
-    (fold,), content, made = r2l_jax.load(config.run_dir, fold=1), metrics(config, 1), []
+    fold, content, made = Plan(config).folds[1], metrics(config, 1), []
+    run = r2l_jax.load(config.run_dir, fold=1)
     monkeypatch.setattr(tracking.result, "write", lambda folder, result: made.append(result))
-    tracking.write_result(fold, content, fold.task, fold.model.processor)
+    tracking.write_result(fold, content, run.task, run.model.processor)
     (found,) = made
     assert found.metadata["title"] == "Training curves"
     for number, row in enumerate(found.tables["epochs"].records()):
@@ -149,7 +150,7 @@ def test_tables_and_figures_of_a_training_have_its_numbers(finished, monkeypatch
     for name, (epochs, values) in lines("gradient_norms").items():
         norms = recorded.Scalars(f"processor_gradient_norm/{name}")
         assert (epochs, list(values)) == ([1, 2], [each.value for each in norms])
-    gains = np.array(fold.dataset.camera.white_balance)
+    gains = np.array(run.dataset.camera.white_balance)
     for place, (epochs, values) in enumerate(lines("parameter_white_balance").values()):
         after = [each.value for each in recorded.Scalars(f"processor/white_balance/{place}")]
         assert epochs == [0, 1, 2]

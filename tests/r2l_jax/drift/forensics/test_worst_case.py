@@ -125,7 +125,7 @@ def test_a_row_for_each_group_and_weight(analysis, fold):
     assert not np.any(analysis.metadata["parameters"][cheap]["additive_layer"])
     assert analysis.metadata["worst"]["gamma_correct"] == cheap
     lost = max(numbers["drop"].values())
-    assert analysis.metadata["verdict"] == [f"The worst processing that a search found costs {100 * lost:.1f} points."]
+    assert analysis.metadata["verdict"] == [f"The worst processing that a search found costs {100 * lost:.3g} points."]
     raws, pipeline = fold.dataset.samples(fold.measured_indices)[0], fold.model.processor
     changed = pipeline.with_values({"gamma_correct": np.float32(of_gamma)})(raws) - pipeline(raws)
     assert numbers["largest change"][cheap] == pytest.approx(np.abs(changed).max(), rel=1e-4)
