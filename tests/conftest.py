@@ -47,15 +47,14 @@ _make_result, _make_table = results.Result.__init__, results.Table.__new__
 
 def _result(result, *content, **named):
     _make_result(result, *content, **named)
-    kind = inventory.maker()
-    facts = inventory.result_facts(result, kind, {place: of for place, (_, of) in _tables.items()})
+    facts = inventory.result_facts(result, *inventory.maker(), {place: of for place, (_, of) in _tables.items()})
     _unknown.update(facts - inventory.claims().keys() - inventory.unclaimed())
 
 
 def _table(*content, **named):
     table = _make_table(*content, **named)
     # Kept, so that no other one has its place.
-    _tables[id(table)] = table, inventory.maker()
+    _tables[id(table)] = table, inventory.maker()[0]
     return table
 
 

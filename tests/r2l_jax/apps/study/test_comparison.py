@@ -48,6 +48,7 @@ def test_the_headline_and_the_log_ratio_have_intervals(finished):
     assert MINUS not in tables["headline"]
 
 
+@pytest.mark.shows("study.comparison {}_differences.csv: *, trained with")
 def test_differences_to_the_published_numbers_of_the_same_data(finished):
     tables = tables_of(replace(finished, dataset="Microscopy"), "synthesis")
     theirs = published("classification")

@@ -85,8 +85,8 @@ def test_a_result_is_made_once_and_says_what_it_is_about(config, calls, capsys):
 
 @pytest.mark.shows(
     "forensics.forensics keys: verdict, training, notes",
-    "forensics.forensics worst_case.csv: drop, drop high, drop low, *",
-    "forensics.forensics parameters.csv: *, worst, worst high, worst low",
+    "forensics.forensics worst_case.csv: drop, drop high, drop low, *, worst case",
+    "forensics.forensics parameters.csv: *, worst, worst high, worst low, parameters",
     "forensics.forensics stages.csv: *, worst, worst high, worst low",
     "forensics.forensics distances.csv: *, low, low low, low high, high, high low, high high",
 )

@@ -154,7 +154,7 @@ def test_a_search_knows_the_shifts_of_single_values(fold, aux_loss, weight):
     assert ranges == pytest.approx([0.4, 0])
 
 
-@pytest.mark.shows("forensics.worst_case *.csv: *, samples, default")
+@pytest.mark.shows("forensics.worst_case model.csv: *, samples, default, all")
 def test_each_group_of_samples_is_scored_by_the_outcomes_of_the_worst_cases():
     """Five samples of the cameras A, B, A, B, A; in another order than in the data set."""
     valid = [9, 4, 7, 2, 5]
