@@ -34,9 +34,31 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 install_import_hook(["isp", "tasks", "r2l_jax"], "beartype.beartype")
 
 import dng  # noqa: E402
+import inventory  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+from r2l_jax.results import result as results  # noqa: E402
+
+_unknown, _tables = set(), {}
+_make_result, _make_table = results.Result.__init__, results.Table.__new__
+
+
+def _result(result, *content, **named):
+    _make_result(result, *content, **named)
+    facts = inventory.result_facts(result, *inventory.maker(), {place: of for place, (_, of) in _tables.items()})
+    _unknown.update(facts - inventory.claims().keys() - inventory.unclaimed())
+
+
+def _table(*content, **named):
+    table = _make_table(*content, **named)
+    # Kept, so that no other one has its place.
+    _tables[id(table)] = table, inventory.maker()[0]
+    return table
+
+
+results.Result.__init__, results.Table.__new__ = _result, _table
 
 
 def pytest_sessionstart(session):
@@ -83,6 +105,17 @@ def _few_compiled_functions():
     mappings = Path("/proc/self/maps")
     if mappings.exists() and len(mappings.read_bytes().splitlines()) > 20_000:
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def _inventoried(request):
+    """Fails where a quick test has made a result with a column, key or figure that no test shows."""
+    yield
+    unknown = inventory.joined(_unknown)
+    _unknown.clear()
+    assert not unknown or request.node.get_closest_marker("slow"), (
+        "no test shows these, see tests/fixtures/inventory.py:\n" + "\n".join(unknown)
+    )
 
 
 @pytest.fixture

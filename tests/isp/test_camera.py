@@ -50,6 +50,7 @@ def test_refuses(change, message, unchecked):
         isp.Camera(**{**VALUES, **change})
 
 
+@pytest.mark.shows("isp.Camera(white_level)")
 def test_json_with_a_white_level_has_levels_in_digital_numbers():
     assert 49 / 3000 * 3000 != 49
     camera = isp.Camera.from_json(f'{{"black_level": [49, 63, 65.12345678, 64.5], "white_level": 3000, {BODY}}}')

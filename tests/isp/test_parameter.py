@@ -11,6 +11,7 @@ LINEAR = isp.Parameter(0.0, width=0.5, low=-1, high=2)
 LOG = isp.Parameter(2.0, scale="log")
 
 
+@pytest.mark.shows("isp.Parameter(width)")
 def test_offsets_count_natural_ranges_from_a_start():
     assert LINEAR.moved(1.0, 0.5) == 1.25
     assert LINEAR.offset(1.0, 1.25) == 0.5
@@ -26,6 +27,7 @@ def test_offset_is_the_inverse_of_moved_under_jit_and_vmap(parameter, start):
     np.testing.assert_allclose(back, offsets, atol=1e-6)
 
 
+@pytest.mark.shows("isp.Parameter(scale, low, high)")
 @pytest.mark.parametrize(
     ("parameter", "start", "valid"),
     [
@@ -47,6 +49,7 @@ def test_the_limits_are_where_values_stop_being_valid(parameter, start, valid):
     np.testing.assert_allclose(traced, parameter.offset_limits(start), rtol=1e-6)
 
 
+@pytest.mark.shows("isp.Parameter(labels)")
 def test_labels_name_the_elements_along_the_leading_axes():
     assert isp.Parameter(1.0).element_names("p", ()) == ["p"]
     named = isp.Parameter(np.ones((2, 2)), labels=("x", "y"))

@@ -115,6 +115,7 @@ def test_derivatives_for_black_are_those_of_less_light_and_second_ones_are_centr
         np.testing.assert_allclose((gradient * step).sum(), (above - below) / 2, rtol=1e-3, err_msg=name)
 
 
+@pytest.mark.shows("isp.Camera(white_balance, color_matrix)")
 @pytest.mark.parametrize("case", ["drone", "microscopy"])
 def test_starts_at_the_parameters_of_the_camera_and_the_study(case):
     module = isp.parametrized(isp.CAMERAS[case])
@@ -125,6 +126,7 @@ def test_starts_at_the_parameters_of_the_camera_and_the_study(case):
         np.testing.assert_allclose(value, expected[name], atol=5e-6 if name == "gaussian_blur" else 1e-6, err_msg=name)
 
 
+@pytest.mark.shows("isp.Camera(pattern)")
 @pytest.mark.parametrize("pattern", cfa.BAYER)
 def test_every_pattern_is_processed_by_its_own_colors(pattern):
     """A mosaic of any pattern is a flipped RGGB mosaic, so it must be processed to the flipped picture."""
@@ -222,6 +224,14 @@ def test_an_edited_pipeline_keeps_values_and_applies_its_stages(name):
         np.testing.assert_array_equal(values[name], before[name])
     assert values.get("factor", 2.0) == 2.0
     np.testing.assert_allclose(edited(raw) ** 2.2, by_stages(edited, raw) ** 2.2, rtol=5e-6, atol=2e-6)
+
+
+@pytest.mark.shows("isp.Stage(parameters, options)")
+def test_a_stage_gets_the_values_of_its_parameters_and_its_options():
+    gain = isp.Parameter(3.0, scale="log")
+    stage = isp.Stage("line", lambda raw, gain=2.0, offset=0.0: gain * raw + offset, {"gain": gain}, {"offset": 0.5})
+    raw = GOLDEN["drone/raw"]
+    np.testing.assert_allclose(isp.Pipeline([stage])(raw), 3 * raw + 0.5, rtol=1e-6)
 
 
 def clips(*parameters):

@@ -78,6 +78,7 @@ def test_gradient_is_that_of_the_clipped_mean():
     np.testing.assert_array_equal(gradient[1:], 0)
 
 
+@pytest.mark.shows("isp.Camera(bits, full_well, read_noise)")
 def test_noise_is_the_cameras_or_typical_unless_an_argument_says_otherwise():
     noisy = dataclasses.replace(CAMERA, full_well=500.0, read_noise=2.0, bits=10)
 

@@ -51,6 +51,7 @@ def make(camera):
 """
 
 
+@pytest.mark.shows("train --auto")
 @pytest.mark.parametrize(
     ("settings", "expected", "augments"),
     [

@@ -76,6 +76,7 @@ def bright(images):
     return 20 * jnp.stack([0.7 - level, level - 0.7], -1)
 
 
+@pytest.mark.shows("r2l_jax.train(data)")
 def test_training_on_arrays_keeps_patients_together(run, data):
     fold = run.folds[0]
     parts = [set(data.groups_of(indices).tolist()) for indices in fold.split]
@@ -102,6 +103,7 @@ def test_folder_path_and_object_are_the_same_run(run):
     assert len(texts) == 1
 
 
+@pytest.mark.shows("r2l_jax.evaluate(data)")
 @pytest.mark.parametrize("given", [{"light": 0.4}, {"count": 16, "seed": 5}])
 def test_other_data_is_measured_whole_and_leaves_no_result_behind(run, given):
     other = data_of(**given)
@@ -112,6 +114,7 @@ def test_other_data_is_measured_whole_and_leaves_no_result_behind(run, given):
     assert sorted(run.folds[0].folder.parent.rglob("*")) == before
 
 
+@pytest.mark.shows("evaluate --output")
 def test_results_go_to_the_folder_that_is_named(run, tmp_path):
     r2l_jax.evaluate(run, data_of(seed=3), against="exposures", exposures=0.5, output=tmp_path / "found")
     assert (tmp_path / "found" / "result.json").exists()
@@ -130,6 +133,7 @@ def test_data_of_another_camera_is_scaled_to_that_of_the_run(run):
     assert losses[0].numbers("accuracy") == losses[1].numbers("accuracy")
 
 
+@pytest.mark.shows("r2l_jax.evaluate(pipeline)")
 def test_a_function_of_images_is_measured_without_a_run(data):
     """Half of the light turns bright images, of 0.65 to 0.75, dark."""
     linear = isp.static(CAMERA, "bilinear", "none", "none")
@@ -138,6 +142,10 @@ def test_a_function_of_images_is_measured_without_a_run(data):
     assert scores["clean"] == 1
     assert scores["light=0.5"] == 0.5
     assert "128" in str(found)
+    # At a quarter of the light that the processing passes on, all images are dark.
+    dim = linear.inserted(isp.Stage("dim", lambda rgb: rgb / 4), after="demosaic")
+    found = r2l_jax.evaluate(bright, data, pipeline=dim, against="exposures", exposures=0.5)
+    assert found.tables["drops"].numbers("accuracy")["clean"] == 0.5
 
 
 def test_a_function_of_numpy_arrays_is_measured_but_has_no_gradients(data):
@@ -159,6 +167,7 @@ def test_a_function_of_numpy_arrays_is_measured_but_has_no_gradients(data):
         r2l_jax.evaluate(lambda images: np.asarray(images).mean((1, 2, 3)), data, pipeline=linear)
 
 
+@pytest.mark.shows("r2l_jax.adapt(data)")
 def test_adapting_to_an_array_returns_a_model_that_every_control_takes(run, data):
     raws = data_of(light=0.6).samples(np.arange(128))[0]
     adapted = r2l_jax.adapt(run, raws, force=True)
@@ -178,6 +187,7 @@ def test_adapting_under_simulated_drift_names_the_adapted_run(run):
     assert r2l_jax.load(folder).about.adapted
 
 
+@pytest.mark.shows("r2l_jax.monitor(images)")
 def test_monitoring_arrays_tells_new_light_from_old(run):
     assert r2l_jax.monitor(run) is None
     calm = r2l_jax.monitor(run, data_of(count=32, seed=11).samples(np.arange(32))[0])
@@ -185,10 +195,14 @@ def test_monitoring_arrays_tells_new_light_from_old(run):
     assert (calm.metadata["alarm"], drifted.metadata["alarm"]) == (False, True)
 
 
+@pytest.mark.shows("forensics --analyses", "r2l_jax.forensics(data)")
 def test_forensics_returns_results_by_analysis(run):
     found = r2l_jax.forensics(run, analyses="sensitivity")
     assert list(found) == ["sensitivity"]
     assert "parameters" in found["sensitivity"].tables
+    other = r2l_jax.forensics(run, data_of(count=16, seed=5), analyses="sensitivity")["sensitivity"]
+    assert other.metadata["notes"][-1] == "measured on 16 test samples, best checkpoint"
+    assert other.tables["parameters"].rows != found["sensitivity"].tables["parameters"].rows
 
 
 def test_a_report_shows_itself_in_a_frame(run, tmp_path):
@@ -197,6 +211,7 @@ def test_a_report_shows_itself_in_a_frame(run, tmp_path):
     assert made._repr_html_().startswith('<iframe src="data:text/html;base64,')
 
 
+@pytest.mark.shows("r2l_jax.synthesize(data)")
 def test_pictures_of_arrays_are_written(data, tmp_path):
     folder = r2l_jax.synthesize(data, output=tmp_path / "sets", pipelines="parametrized", format="png", exposures=0.5)
     assert len(list(folder.rglob("*.png"))) == 2 * len(data)
@@ -333,6 +348,14 @@ def test_an_export_has_the_test_score_of_its_own_models_alone(run):
         (folder / "fold_1").rmdir()
 
 
+@pytest.mark.shows("r2l_jax.export(data)")
+def test_an_export_is_checked_on_the_data_that_is_given(run, tmp_path):
+    other = data_of(count=16, seed=5)
+    assert r2l_jax.export(run, tmp_path / "out", other, parts="isp", formats="stablehlo") == tmp_path / "out"
+    checked_on, (raws, _) = np.load(tmp_path / "out/samples.npz")["raw"], other.samples(np.arange(16))
+    assert np.abs(checked_on[:, None] - raws).max((2, 3)).min(1).max() < 1e-6
+
+
 def test_runs_in_memory_are_compared_by_name_and_written_by_name(run, tmp_path):
     adapted = r2l_jax.adapt(run, data_of(light=0.6).samples(np.arange(128))[0], force=True)
     said = str(r2l_jax.evaluate([run, adapted, adapted], data_of(seed=21), against="exposures", exposures=0.5))
@@ -383,6 +406,7 @@ def test_every_public_name_is_offered():
     )
 
 
+@pytest.mark.shows("r2l_jax.evaluate(progress)")
 def test_no_progress_is_shown_if_it_is_not_wanted(run, capsys, monkeypatch):
     monkeypatch.setattr(progress, "_APART", 0)
     folder = run.folds[0].folder.parent

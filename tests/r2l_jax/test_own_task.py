@@ -67,6 +67,7 @@ TRAIN = (
 CODE = ("--run=runs/cells/counting", "--code=counting.py:make")
 
 
+@pytest.mark.shows("train --task")
 def test_a_task_of_ones_own_has_every_control(fields):
     ended = call("train.py", *TRAIN)
     assert "test rightly_counted:" in ended.stdout
@@ -101,6 +102,7 @@ def test_a_run_with_a_task_of_ones_own_needs_its_file(fields):
         r2l_jax.load("runs/cells/counting", code="counting.py:make")
 
 
+@pytest.mark.shows("train --score")
 def test_several_scores_of_one_training(base, tmp_path):
     """The score of validation chooses the checkpoint, and is recorded under its name."""
     own = custom_code.write(tmp_path / "my_score.py", SCORE)

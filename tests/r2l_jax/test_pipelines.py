@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import isp
+from r2l_jax.cli.flags import build
 from r2l_jax.errors import InputError
+from r2l_jax.model.settings import ProcessingSettings
 from r2l_jax.pipelines import find_pipeline
 
 CAMERA = isp.CAMERAS["drone"]
@@ -92,6 +94,15 @@ def test_a_pipeline_at_half_size_is_another_one():
     assert first == second
     assert first.name == "binned.none.gaussian_denoising"
     assert first(CAMERA).stages == isp.static(CAMERA, "binned", "none", "gaussian_denoising").stages
+
+
+@pytest.mark.shows("train --half_size --pipeline")
+def test_the_settings_name_the_pipeline_at_half_size():
+    for given in ({"processing_mode": "static"}, {"pipeline": "full"}):
+        for half in (False, True):
+            found = build(ProcessingSettings, half_size=half, **given).named_pipeline(CAMERA)
+            assert found(RAW).shape == ((4, 4, 3) if half else (8, 8, 3))
+            assert ("defects" in found.stage_names) == ("pipeline" in given)
 
 
 def test_the_pipeline_of_a_file_does_not_depend_on_its_path(write, tmp_path):

@@ -19,6 +19,7 @@ def synthetic(config):
     return datasets.load("Synthetic", **config.data.source)
 
 
+@pytest.mark.shows("train --processing_mode")
 def test_fixed_processing_is_normalized_by_the_training_set(base):
     config = replace(base, run_name="none", processing_mode="none", **SHORT)
     train.run(config)
@@ -111,6 +112,7 @@ def test_processed_images_are_trained_on_as_they_are(base, monkeypatch):
     np.testing.assert_allclose(model(config)["normalizer.mean"], mean, rtol=1e-4)
 
 
+@pytest.mark.shows("train --processor_uri --freeze_processor --classifier_uri --freeze_classifier")
 @pytest.mark.parametrize(
     ("frozen", "kept"), [("freeze_processor", "processor."), ("freeze_classifier", "head.")], ids=["processor", "head"]
 )

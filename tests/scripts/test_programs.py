@@ -28,6 +28,7 @@ def test_calibrate_says_what_it_has_found_and_writes_it(tmp_path):
     assert found == {(*site,) for kind in ("hot", "flickering") for site in sensor.defects[kind].tolist()}
 
 
+@pytest.mark.shows("report --run --output --compare")
 def test_report_compares_runs_and_names_its_file(tmp_path):
     report_runs.write_everything(tmp_path / "first")
     report_runs.write_run(tmp_path / "second", start=500, lr=0.5, folds=2)

@@ -79,6 +79,7 @@ def test_the_table_of_the_curve_is_in_digital_numbers_and_electrons(frames, outp
         assert point["variance"] == pytest.approx(light / gains[0], rel=0.03)
 
 
+@pytest.mark.shows("calibrate --dark --flat --output --threshold --camera")
 def test_the_threshold_decides_which_sites_are_defects(tmp_path):
     """Ten sites are 25 electrons too bright, 11 standard deviations: of the 2 electrons of DSNU and the read noise."""
     sensor = FlawedSensor(seed=2, shape=(128, 128), hot=0, dead=0, flickering=0)

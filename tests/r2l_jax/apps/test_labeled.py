@@ -37,6 +37,7 @@ def predict(one_epoch, tmp_path, *folders):
     return programs.call("predict.py", *flags)
 
 
+@pytest.mark.shows("predict --labels")
 def test_predict_scores_files_in_folders_of_classes(one_epoch, cells, tmp_path, monkeypatch):
     monkeypatch.chdir(cells / "LYT")
     done = predict(one_epoch, tmp_path, cells / "EOS", ".")

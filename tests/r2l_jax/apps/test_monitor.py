@@ -1,3 +1,4 @@
+import dataclasses
 import pathlib
 import shlex
 import shutil
@@ -124,6 +125,7 @@ def test_statistics_do_not_depend_on_the_rounding_of_a_reader(run_dir):
         np.testing.assert_array_equal(other.mosaic, found[0].mosaic)
 
 
+@pytest.mark.shows("monitor --run --input --output --by --window")
 def test_drift_is_an_alarm_by_exit_status_and_its_window_is_named(run_dir, scenes, tmp_path):
     raws, camera = scenes
     monday, tuesday = (f"{tmp_path}/{day}/raw" for day in ("monday", "tuesday"))
@@ -208,6 +210,7 @@ def follow(run_dir, tmp_path, monkeypatch):
     return judged
 
 
+@pytest.mark.shows("monitor --follow")
 def test_following_judges_files_as_they_come_and_resumes(scenes, tmp_path, follow, told):
     raws, camera = scenes
     write(tmp_path / "new", raws[:10])
@@ -268,6 +271,7 @@ def test_what_cannot_be_monitored_is_one_line(run_dir, scenes, tmp_path):
     assert "--follow monitors folders on this machine" in refused(f"--input={tmp_path}/few/000.tiff", "--follow")
 
 
+@pytest.mark.shows("monitor --accept")
 def test_an_accepted_camera_is_the_reference_and_the_old_one_is_kept(run_dir, scenes, tmp_path):
     raws, camera = scenes
     write(tmp_path / "new", brighter(raws[:36], camera))
@@ -298,6 +302,7 @@ def test_what_cannot_be_accepted_or_lost_is_one_line(run_dir, scenes, tmp_path):
     assert f"--alarm=loss needs a diagnosis: {least}" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.shows("monitoring.monitor diagnosis.csv: cause, size, size high, size low, unit, evidence")
 @pytest.mark.parametrize("name", ["exposure", pytest.param("scene", marks=pytest.mark.slow)])
 def test_an_alarm_is_explained(run_dir, scenes, tmp_path, told, name):
     raws, camera = scenes
@@ -359,23 +364,39 @@ def test_the_command_of_a_remedy_can_be_given(tmp_path, monkeypatch):
     assert (prediction.adapt, prediction.masks) == ("statistics", "masks_2")
 
 
+@pytest.mark.shows("monitor --alarm --tolerance --level --false_alarm_every")
 @pytest.mark.parametrize("is_followed", [False, True])
 @pytest.mark.parametrize(("alarm", "tolerance"), [("loss", 0.035), ("drift", None)])
-def test_the_monitor_gets_the_tolerance_as_a_fraction(
+def test_the_monitor_gets_the_tolerance_as_a_fraction_and_its_part_of_the_level(
     run_dir, scenes, tmp_path, monkeypatch, is_followed, alarm, tolerance
 ):
-    """Flags give points; drift alone is not tolerated."""
+    """Flags give points; drift alone is not tolerated. Two windows share the level."""
     given = []
 
-    def made(*_, tolerance):
-        given.append(tolerance)
+    def made(run, known, level, *_, tolerance):
+        given.extend([level, tolerance])
         raise InputError("enough")
 
     monkeypatch.setattr(monitor, "Monitor", made)
     for name, number in {"LEAST_SIDE": 32, "LEAST_IMAGES": (16, 48)}.items():
         monkeypatch.setattr(judging, name, number)
-    write(tmp_path / "new", scenes[0][:16])
+    write(tmp_path / "new", scenes[0][:32])
     flags = {"alarm": alarm, "follow": is_followed} | ({"tolerance": 3.5} if alarm == "loss" else {})
+    flags |= {"false_alarm_every": 40} if is_followed else {"level": 0.3}
     with pytest.raises(InputError, match="enough"):
         monitor.run(build(MonitorConfig, run=str(run_dir), input=(str(tmp_path / "new"),), window=16, **flags))
-    assert given == [tolerance and pytest.approx(tolerance)]
+    assert given == [pytest.approx(1 / 40 if is_followed else 0.15), tolerance and pytest.approx(tolerance)]
+
+
+@pytest.mark.shows("monitor --camera")
+def test_files_are_brought_from_the_camera_that_is_named_to_that_of_the_run(run_dir, scenes, tmp_path, monkeypatch):
+    """The camera of the files has a black level that is higher by 0.02 of the rest."""
+    raws, camera = scenes
+    seen = []
+    monkeypatch.setattr(judging.Monitor, "judge", lambda _, __, ___, new: seen.append(new) or pytest.fail("enough"))
+    write(tmp_path / "new", 0.02 + 0.98 * raws[:16])
+    other = dataclasses.replace(camera, black_level=[0.02 + 0.98 * level for level in camera.black_level])
+    (tmp_path / "other.json").write_text(other.to_json())
+    with pytest.raises(pytest.fail.Exception, match="enough"):
+        call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/new", f"--camera={tmp_path}/other.json")
+    np.testing.assert_allclose(seen[0], raws[:16], atol=2e-5)

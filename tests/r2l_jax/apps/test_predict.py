@@ -91,6 +91,7 @@ def unequal_folds(config, *factors):
     return opened
 
 
+@pytest.mark.shows("apps.files keys: ended")
 def test_another_call_predicts_parts_that_have_failed_or_changed(run, model, files, tmp_path, monkeypatch):
     read, original = [], loop.read_raw
     monkeypatch.setattr(loop, "read_raw", lambda file, *rest: read.append(file) or original(file, *rest))
@@ -134,6 +135,7 @@ def test_predictions_are_not_reused_under_another_camera(model, files, tmp_path)
     assert found[1] != found[3]
 
 
+@pytest.mark.shows("predict --adapt --force")
 def test_models_are_adapted_to_files_that_are_evenly_spaced(run, model, files, tmp_path, monkeypatch):
     # The first eight are all bright.
     monkeypatch.setattr(predict, "MOST", 8)
@@ -174,12 +176,18 @@ def test_a_run_is_adapted_if_a_drift_is_noticed(model, files, tmp_path, monkeypa
     assert "warning: the model is adapted without a test for drift: a reference needs 32 s" in capsys.readouterr().err
 
 
+@pytest.mark.shows("predict --save_adapted")
 def test_what_cannot_be_written_is_said_before_a_model_is_adapted(run, files, tmp_path, monkeypatch):
     adapting = [f"--run={run.run_dir}", "--adapt=statistics", "--force", f"--save_adapted={tmp_path}/kept"]
     given = [f"--input={tmp_path}/copied", f"--output={tmp_path}/adapted.csv"]
     for said in ("16 predicted, 0 failed", "0 predicted, 0 failed, 16 predicted earlier"):
         done = call("predict.py", *adapting, *given)
         assert (done.returncode, done.stdout.splitlines()[-1]) == (0, said), done.stderr
+    kept, rows = r2l_jax.load(tmp_path / "kept"), read_csv(tmp_path / "adapted.csv")
+    assert kept.about.adapted
+    np.testing.assert_allclose(
+        [[float(row[name]) for name in kept.classes] for row in rows], kept.predict(mosaics(files, kept)), atol=1e-5
+    )
     (tmp_path / "foreign.csv").write_text("a,b\n1,2\n")
     monkeypatch.setattr(predict, "adapted_run", lambda *_: pytest.fail("the model was adapted"))
     for changed, message in [
@@ -260,6 +268,7 @@ def test_frames_of_any_size_are_filled_up_in_phase(pattern):
     assert all(side % 32 == 0 for side in tile.shape)
 
 
+@pytest.mark.shows("predict --masks")
 def test_masks_are_pictures_of_the_mean_probabilities_of_all_folds(segmenter, tmp_path):
     first, other = unequal_folds(segmenter, 1, -1)
     frame = np.random.default_rng(2).integers(0, 65536, (64, 96)).astype(np.uint16)
@@ -292,6 +301,7 @@ def make():
 """
 
 
+@pytest.mark.shows("predict --pictures")
 def test_masks_of_several_classes_are_indices_with_the_classes_colors(base, tmp_path):
     rng = np.random.default_rng(0)
     for name in ("images", "masks"):

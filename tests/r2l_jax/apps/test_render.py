@@ -74,6 +74,11 @@ def test_pictures_hold_the_rendering_and_sheets_its_stages(tmp_path, file_format
         np.testing.assert_allclose(picture / levels, rendering(file, CAMERA), atol=0.51 / levels)
 
 
+@pytest.mark.shows(
+    "process --input --output --camera --auto --format --stages",
+    "process ProcessingChoice",
+    "train --sp_debayer --sp_sharpening --sp_denoising",
+)
 @pytest.mark.parametrize(
     ("flags", "make"),
     [
@@ -133,6 +138,7 @@ def read(monkeypatch):
     return files
 
 
+@pytest.mark.shows("apps.render manifest.csv: picture, file")
 def test_only_parts_of_pictures_that_are_missing_or_stale_are_rendered_again(tmp_path, monkeypatch, read):
     files, out = raw_files(tmp_path, 6), tmp_path / "out"
     assert render_files(files[:4], out, CAMERA) == (4, 0)
@@ -145,7 +151,9 @@ def test_only_parts_of_pictures_that_are_missing_or_stale_are_rendered_again(tmp
     picture = tifffile.imread(out / "04.tiff")
     np.testing.assert_allclose(picture / 65535, rendering(files[4], CAMERA), atol=0.51 / 65535)
     assert render_files(files, out, CAMERA) == (0, 0)
-    assert [row["picture"] for row in read_csv(out / "manifest.csv")] == [file.name for file in files]
+    assert [(row["picture"], row["file"]) for row in read_csv(out / "manifest.csv")] == [
+        (file.name, str(file)) for file in files
+    ]
     assert render_files(files[:2], out, CAMERA, stages=True) == (2, 0)
     assert len(read_csv(out / "manifest.csv")) == 8
     monkeypatch.setattr(store, "source_hash", lambda: "other")
@@ -191,6 +199,7 @@ def test_a_picture_whose_sheet_cannot_be_written_is_rendered_again(tmp_path, mon
     assert {row["picture"] for row in read_csv(out / "manifest.csv")} == set(written(out)[:4])
 
 
+@pytest.mark.shows("process --scheduler")
 def test_workers_render_what_one_process_renders(tmp_path, monkeypatch, capsys):
     files = raw_files(tmp_path, 20)
     files[3].write_bytes(b"no file")
@@ -206,6 +215,13 @@ def test_workers_render_what_one_process_renders(tmp_path, monkeypatch, capsys):
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert line.strip() in one_said
+    asked, elsewhere = [], pickled_jobs.run_elsewhere
+    monkeypatch.setattr(jobs, "prepare", lambda scheduler: None)
+    monkeypatch.setattr(jobs, "run_elsewhere", lambda given, *how: asked.append(how[0]) or elsewhere(given, *how))
+    flags = [f"--input={tmp_path}", f"--output={tmp_path}/program", "--camera=drone", "--pipeline=full"]
+    done = programs.call("process.py", *flags, "--scheduler=local:2")
+    assert (done.returncode, done.stdout, {*asked}) == (1, "19 rendered, 1 failed\n", {"local:2"})
+    assert contents(tmp_path / "program") == contents(tmp_path / "one")
 
 
 @pytest.mark.parametrize(
@@ -252,6 +268,7 @@ def test_finds_raw_files_in_folders_once(tmp_path):
             find_raw_files([given])
 
 
+@pytest.mark.shows("process --run", "apps.render keys: camera, pipeline, stored_camera")
 def test_a_run_renders_as_it_has_learned(one_epoch, model, tmp_path):
     file, other = tmp_path / "noise.tiff", isp.CAMERAS["microscopy"]
     tifffile.imwrite(file, np.random.default_rng(0).integers(4096, 65536, (48, 40)).astype(np.uint16))

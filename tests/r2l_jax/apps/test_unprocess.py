@@ -112,6 +112,7 @@ def test_masks_of_several_classes_keep_their_indices(scenes, tmp_path):
     np.testing.assert_array_equal(Image.open(tmp_path / "raw/masks/1_mask.png"), mask[:12, :16])
 
 
+@pytest.mark.shows("unprocess --input --output --camera --full_well --read_noise --bits --exposure --seed")
 def test_noise_is_the_cameras_unless_a_flag_says_otherwise(source, tmp_path):
     noise = {"full_well": 200.0, "read_noise": 0.0, "bits": 4}
     noisy = dataclasses.replace(CAMERA, **noise)
@@ -136,6 +137,7 @@ def test_noise_is_the_cameras_unless_a_flag_says_otherwise(source, tmp_path):
     np.testing.assert_array_equal(steps, np.round(steps))
 
 
+@pytest.mark.shows("unprocess --format")
 @pytest.mark.parametrize("bits", [4, 12])
 def test_dng_has_the_same_noise_in_the_bits_of_the_camera_which_it_holds(tmp_path, capsys, bits):
     for seed, kind in enumerate(("cats", "dogs")):

@@ -1,19 +1,29 @@
 """Programs that take a fold and a checkpoint use that model, told by its losses in the run's own history."""
 
+import dataclasses
 import shutil
 
 import numpy as np
+import pickled_jobs
 import pytest
 import tifffile
+from programs import call
 from small_runs import metrics
 
 import r2l_jax
+from r2l_jax import jobs
+from r2l_jax.apps import monitor
+from r2l_jax.apps.lab import lab
 from r2l_jax.apps.lab.lab import make_lab
 from r2l_jax.cli.flags import replace
+from r2l_jax.drift import trained_folds
+from r2l_jax.errors import InputError
 from r2l_jax.programs import export, predict, process
+from r2l_jax.results import result
 from r2l_jax.results.files import read_csv
+from r2l_jax.training import run as training_run
 from r2l_jax.training import train
-from r2l_jax.training.run import load
+from r2l_jax.training.run import Run, load
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +51,53 @@ def losses(run, fold):
     return {"best": first, "last": last}
 
 
+# Where each program looks a run up, and the flags that it needs besides.
+OPENED = {
+    "evaluate": (trained_folds, None, []),
+    "forensics": (trained_folds, None, []),
+    "adjust": (trained_folds, None, ["--exposures=0.5"]),
+    "monitor": (monitor, 0, []),
+    "lab": (lab, 0, []),
+    "export": (training_run, 1, ["--output=out", "--fold=1"]),
+    "process": (training_run, 0, ["--input=0.tiff", "--output=out"]),
+    "predict": (training_run, [0, 1], ["--input=0.tiff", "--output=p.csv", "--folds=0,1"]),
+}
+
+
+@pytest.mark.shows(
+    "evaluate --checkpoint --data_dir --code",
+    "forensics --run --checkpoint --data_dir --code",
+    "adjust --run --checkpoint --data_dir --code",
+    "monitor --checkpoint --data_dir --code",
+    "lab --run --checkpoint --data_dir --code",
+    "export --run --checkpoint --data_dir --code",
+    "process --code",
+    "predict --code",
+)
+@pytest.mark.parametrize("name", OPENED)
+def test_a_run_is_opened_as_the_flags_say(run, tmp_path, monkeypatch, name):
+    """What `load` makes of its arguments is shown by its own tests."""
+    if name == "lab":
+        pytest.importorskip("nicegui")
+    module, fold, more = OPENED[name]
+    seen = []
+
+    def opened(*given, **_):
+        seen.append(given)
+        raise InputError("enough")
+
+    monkeypatch.setattr(module, "load", opened)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "0.tiff").touch()
+    flags = [f"--run={run.run_dir}", "--checkpoint=last", "--code=a.py:make"]
+    flags += ["--data_dir=moved"] * (name not in ("process", "predict"))
+    assert call(f"{name}.py", *flags, *more).stderr.splitlines()[-1] == f"{name}.py: error: enough"
+    ((uri, *given),) = seen
+    moved = ["moved"] * (name not in ("process", "predict"))
+    assert (str(uri), *given) == (str(run.run_dir), fold, "last", ("a.py:make",), *moved)
+
+
+@pytest.mark.shows("export --fold")
 @NAMED
 def test_the_fold_and_checkpoint_that_are_named_are_exported(run, folds, tmp_path, fold, checkpoint):
     settings = {"run": str(run.run_dir), "fold": fold, "checkpoint": checkpoint, "formats": ("safetensors",)}
@@ -51,6 +108,7 @@ def test_the_fold_and_checkpoint_that_are_named_are_exported(run, folds, tmp_pat
     assert -np.log(right).mean() == pytest.approx(losses(run, fold)[checkpoint], abs=1e-4)
 
 
+@pytest.mark.shows("process --checkpoint")
 @pytest.mark.parametrize("checkpoint", ["best", "last"])
 def test_files_are_rendered_by_the_checkpoint_that_is_named(run, folds, tmp_path, checkpoint):
     settings = {"run": str(run.run_dir), "checkpoint": checkpoint, "output": str(tmp_path / "out")}
@@ -72,13 +130,46 @@ def predicted(dataset, indices, tmp_path, **settings):
     return np.array([rows[file] for file in files])
 
 
+@pytest.mark.shows(
+    "predict --run --input --output --folds --checkpoint",
+    "apps.predict keys: camera, checkpoint, masks, models, run",
+)
 @NAMED
 def test_files_are_predicted_by_the_fold_and_checkpoint_that_are_named(run, folds, tmp_path, fold, checkpoint):
     dataset, indices = folds[fold].dataset, folds[fold].split.valid
     settings = {"run": str(run.run_dir), "folds": (str(fold),), "checkpoint": checkpoint}
     probabilities = predicted(dataset, indices, tmp_path, **settings)
+    about = result.read(tmp_path / ".p.csv.parts").metadata
+    identity = load(run.run_dir, fold, checkpoint).identity
+    assert about == {"run": "first_is_best", "checkpoint": checkpoint, "models": [identity], "masks": []} | {
+        "camera": "by default"
+    }
     right = probabilities[np.arange(len(indices)), dataset.labels[indices]]
     assert -np.log(right).mean() == pytest.approx(losses(run, fold)[checkpoint], abs=1e-4)
+
+
+@pytest.mark.shows("predict --camera --scheduler")
+def test_files_are_predicted_by_the_camera_that_is_named_and_by_the_workers(run, folds, tmp_path, monkeypatch):
+    """Files from a camera whose black level is higher by a fifth of the rest."""
+    (model,), seen = load(run.run_dir), []
+    raws, _ = model.dataset.samples(np.arange(3))
+    camera = dataclasses.replace(model.camera, black_level=[0.2 + 0.8 * each for each in model.camera.black_level])
+    (tmp_path / "other.json").write_text(camera.to_json())
+    for number, raw in enumerate(raws):
+        tifffile.imwrite(tmp_path / f"{number}.tiff", np.round((0.2 + 0.8 * raw) * 65535).astype(np.uint16))
+
+    def run_elsewhere(given, scheduler, *rest):
+        seen.append(scheduler)
+        return pickled_jobs.run_elsewhere(given, scheduler, *rest)
+
+    monkeypatch.setattr(jobs, "prepare", lambda scheduler: None)
+    monkeypatch.setattr(jobs, "run_elsewhere", run_elsewhere)
+    flags = [f"--run={run.run_dir}", f"--input={tmp_path}", f"--output={tmp_path}/p.csv"]
+    done = call("predict.py", *flags, f"--camera={tmp_path}/other.json", "--scheduler=local:2")
+    assert (done.returncode, {*seen}) == (0, {"local:2"}), done.stderr
+    found = [[float(row[name]) for name in model.dataset.classes] for row in read_csv(tmp_path / "p.csv")]
+    np.testing.assert_allclose(found, Run([model]).predict(raws), atol=1e-3)
+    assert np.abs(Run([model]).predict(0.2 + 0.8 * raws) - found).max() > 0.01
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +181,7 @@ def group(run, tmp_path_factory):
     return folder
 
 
+@pytest.mark.shows("r2l_jax.load(fold)")
 def test_a_group_predicts_files_together(group, run, folds, tmp_path, capsys):
     found = predicted(folds[0].dataset, range(3), tmp_path, run=str(group))
     assert f"{group}: the best checkpoint of 2 runs\n" in capsys.readouterr().out

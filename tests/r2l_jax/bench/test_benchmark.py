@@ -1,9 +1,11 @@
 import dataclasses
 import itertools
+import json
 import time
 
 import numpy as np
 import pytest
+from programs import call
 
 from r2l_jax.bench import benchmark, timing
 from r2l_jax.errors import InputError
@@ -104,6 +106,19 @@ def test_rows_are_chosen_by_the_beginning_of_their_names(monkeypatch):
     assert [row["name"] for row in chosen] == ["demosaic_bilinear", "demosaic_malvar2004"]
     with pytest.raises(InputError, match=r"`rows` must be prefixes of parametrized_forward, .*, got 'bilinear'"):
         benchmark.run(["demosaic", "bilinear"], 1, SIZES)
+
+
+@pytest.mark.shows("benchmark --rows --repeats --json")
+def test_the_program_measures_as_its_flags_say(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        benchmark.Row, "measure", lambda *row_and_repeats: asked.append(row_and_repeats) or ({"ours": [(1.0, 1.0)]}, "")
+    )
+    monkeypatch.setattr(benchmark, "rows", lambda *_: [*ROWS.values()])
+    names = ["demosaic_bilinear", "demosaic_malvar2004"]
+    done = call("benchmark.py", f"--rows={','.join(names)}", "--repeats=3", "--json")
+    assert [(row.name, repeats) for row, repeats in asked] == [(name, 3) for name in names]
+    assert [row["name"] for row in json.loads(done.stdout)["rows"]] == names
 
 
 def test_cpu_time_is_that_of_work_and_not_of_waiting():

@@ -33,6 +33,7 @@ def with_value(array, place, value, dtype=None):
     return changed
 
 
+@pytest.mark.shows("r2l_jax.data.from_arrays(raws, targets, camera)")
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, list])
 def test_fractions_stay_as_they_are(kind):
     raws = RAWS.astype(np.float16)
@@ -73,12 +74,14 @@ def test_a_white_level_that_many_numbers_exceed_is_warned_of():
     assert warning.startswith(message)
 
 
+@pytest.mark.shows("r2l_jax.data.from_arrays(white_level)")
 def test_a_given_white_level_comes_before_the_cameras():
     raws, known = np.full((6, 8, 10), 512, np.uint16), dataclasses.replace(CAMERA, white_level=1024)
     assert made(raws, camera=known)[0][0].max() == 0.5
     assert made(raws, camera=known, white_level=2048)[0][0].max() == 0.25
 
 
+@pytest.mark.shows("r2l_jax.data.from_arrays(classes)")
 def test_labels_are_integers_or_names():
     named = made(targets=["b", "a", "a", "b", "c", "c"])
     assert (named.classes, named.labels.tolist()) == (("a", "b", "c"), [1, 0, 0, 1, 2, 2])
@@ -129,6 +132,7 @@ def test_numbers_have_names():
     np.testing.assert_array_equal(dataset[5][1], numbers[5].astype(np.float32))
 
 
+@pytest.mark.shows("r2l_jax.data.from_arrays(groups)")
 @pytest.mark.parametrize(
     ("groups", "numbers"),
     [

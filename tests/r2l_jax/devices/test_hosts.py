@@ -10,6 +10,7 @@ import sys
 import jax
 import pytest
 from jax._src import distributed
+from programs import call
 
 from r2l_jax.devices import hosts
 from r2l_jax.errors import InputError
@@ -88,6 +89,7 @@ def test_processes_that_cannot_meet_are_told_why_in_one_line(environment):
         hosts.initialize(100.0, multi_host=True)
 
 
+@pytest.mark.shows("train --multi_host --host_timeout")
 @pytest.mark.parametrize("multi_host", [True, False])
 def test_a_process_asks_the_cluster_if_the_flag_says_so(environment, multi_host):
     asked = []
@@ -95,6 +97,8 @@ def test_a_process_asks_the_cluster_if_the_flag_says_so(environment, multi_host)
     environment.setenv("SLURM_JOB_ID", "1")
     hosts.initialize(99.5, multi_host)
     assert asked == [{"heartbeat_timeout_seconds": 100}] * multi_host
+    call("train.py", "--host_timeout=7", "--epochs=1", "--dataset=none", *["--multi_host"] * multi_host)
+    assert asked[1:] == [{"heartbeat_timeout_seconds": 7}] * multi_host
 
 
 @pytest.mark.slow

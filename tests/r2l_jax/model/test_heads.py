@@ -63,6 +63,7 @@ def other(tmp_path):
     return custom_code.write(tmp_path / "b.py", f"{CODE}\n")
 
 
+@pytest.mark.shows("r2l_jax.load(code)")
 def test_it_is_trained_and_loaded_with_the_same_file_alone(trained, moved, other):
     arrays, raws = model(trained), np.random.default_rng(0).random((3, 32, 32), np.float32)
     # The batch norm has moved from its start, and so has the scale that is learned with it.
@@ -185,6 +186,7 @@ def make():
 """
 
 
+@pytest.mark.shows("train --class_outputs")
 def test_the_outputs_of_a_head_are_those_of_the_classes(tmp_path):
     name, images = (
         custom_code.write(tmp_path / "a.py", MEANS),

@@ -55,6 +55,7 @@ def in_torch(module, images, weights=1.0):
     return logits.detach().numpy(), gradient.numpy()
 
 
+@pytest.mark.shows("r2l_jax.from_torch(module, mean, std)")
 @pytest.mark.parametrize("compiled", [False, True])
 def test_logits_and_gradient_are_those_of_pytorch(head, module, compiled):
     weights = np.random.default_rng(1).normal(size=(4, 5)).astype(np.float32)
@@ -89,6 +90,7 @@ def test_a_gradient_uses_the_forward_call_of_its_own_images(head, module):
     assert module.calls == 0
 
 
+@pytest.mark.shows("r2l_jax.from_torch(size)")
 def test_the_size_of_the_module(module):
     seen = []
     module.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))

@@ -33,6 +33,7 @@ def write(file, shape, last=False):
     return str(file)
 
 
+@pytest.mark.shows("r2l_jax.from_onnx(file, mean, std)")
 @pytest.mark.parametrize(
     ("shape", "last"),
     [(["B", 3, "H", "W"], False), (["B", 8, 10, 3], True), ([2, 3, "H", "W"], False)],
@@ -45,9 +46,15 @@ def test_logits_whatever_the_layout_and_the_batch_of_the_file(tmp_path, shape, l
     np.testing.assert_allclose(together, [wanted, wanted[::-1]], atol=1e-5)
 
 
+@pytest.mark.shows("r2l_jax.from_onnx(size)")
 def test_images_are_resized_to_the_size_of_the_file(tmp_path):
     head = from_onnx(write(tmp_path / "net.onnx", ["B", 3, 4, 5]))
     assert head.core.size == (4, 5)
+    free, checked = from_onnx(write(tmp_path / "free.onnx", ["B", 3, "H", "W"]), size=(4, 6)), IMAGES.copy()
+    checked[:, ::2, ::2] = 3
+    wanted = jax.image.resize(checked, (len(checked), 4, 6, 3), "linear").mean((1, 2)) @ WEIGHTS
+    np.testing.assert_allclose(free(checked), wanted, rtol=1e-5)
+    assert np.abs(checked.mean((1, 2)) @ WEIGHTS - wanted).max() > 1e-3
     # Halving both sides keeps the means of an image that is constant.
     constant = np.ones((2, 8, 10, 3), np.float32)
     np.testing.assert_allclose(head(constant), np.tile(WEIGHTS.sum(0), (2, 1)), rtol=1e-5)

@@ -2,11 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 from scipy import ndimage
 from small_runs import metrics
 
-from r2l_jax.cli.flags import replace
+import tasks
+from r2l_jax.cli.flags import build, replace
 from r2l_jax.data.sets import datasets
 from r2l_jax.errors import InputError
 from r2l_jax.model import pictures
@@ -185,6 +187,17 @@ def test_several_classes_make_a_task_of_their_own_and_one_makes_the_object():
     assert make_task("segmentation", NAMES, NetworkSettings(score="iou:car")).score.name == "iou:car"
     with pytest.raises(InputError, match=r"`score=iou` is for two classes: name one of road, car, tree, roof"):
         make_task("segmentation", NAMES, NetworkSettings(score="iou"))
+
+
+@pytest.mark.shows("train --classifier_network --smp_encoder --precision")
+def test_the_settings_name_the_network_its_encoder_and_its_precision(monkeypatch):
+    made = []
+    monkeypatch.setattr(tasks, "resnet", lambda name, dtype, **_: made.append((name, dtype)) or nnx.Module())
+    monkeypatch.setattr(tasks, "unet", lambda _, encoder, dtype, **__: made.append((encoder, dtype)) or nnx.Module())
+    settings = {"classifier_network": "ResNet34", "smp_encoder": "resnet50", "precision": "bfloat16"}
+    for task in ("classification", "segmentation"):
+        make_task(task, ("a",), build(NetworkSettings, settings)).make_head(nnx.Rngs(0))
+    assert made == [("resnet34", "bfloat16"), ("resnet50", "bfloat16")]
 
 
 def test_masks_of_classes_are_indices_in_files_and_colors_in_pictures():

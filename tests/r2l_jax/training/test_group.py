@@ -47,6 +47,7 @@ def test_a_member_is_the_ordinary_run_with_the_same_flags(recipe, members):
         np.testing.assert_array_equal(value, model(alone)[name], err_msg=name)
 
 
+@pytest.mark.shows("train --seed --split_seed --seeds")
 def test_members_differ_in_weights_and_order_and_share_their_samples(members):
     two, four = members.values()
     assert history(two) != history(four)
@@ -101,6 +102,7 @@ def test_a_group_predicts_with_the_mean_of_its_members(recipe, members):
         r2l_jax.load(recipe.run_dir, fold=1)
 
 
+@pytest.mark.shows("train --scheduler")
 def test_members_are_trained_as_jobs_and_one_that_fails_stops_no_other(recipe, monkeypatch, tmp_path):
     config, begun = replace(recipe, logdir=str(tmp_path)), []
 

@@ -34,6 +34,7 @@ def test_splits_keep_the_mosaics_of_a_scene_together(base):
             assert list(dict.fromkeys(scenes.tolist())) == getattr(of_one.split, name).tolist()
 
 
+@pytest.mark.shows("train --state_dict_uri")
 def test_splits_are_taken_from_runs_of_the_same_intensities(base, several):
     uri = str(several.run_dir)
     again = Plan(replace(base, iso=(1.0, 0.05), seed=9, state_dict_uri=uri)).folds[0]

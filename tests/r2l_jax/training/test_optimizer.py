@@ -33,6 +33,7 @@ def rates(**settings):
     return [float(rate(step)) for step in range(settings.get("epochs", 3) * STEPS + 1)]
 
 
+@pytest.mark.shows("train --lr --schedule --warmup_epochs")
 def test_a_cosine_falls_to_zero_after_the_warm_up():
     found = rates(epochs=4, schedule="cosine", warmup_epochs=1.0)
     np.testing.assert_allclose(found[:11], 0.05 * np.arange(11), atol=1e-7)
@@ -50,6 +51,15 @@ def test_adam_moves_a_constant_slope_by_the_scheduled_rate():
     np.testing.assert_allclose(found, rates(**settings)[: 2 * STEPS], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.shows("train --optimizer")
+def test_sgd_has_a_nesterov_momentum():
+    optimizer, slope = published(lr=0.5, optimizer="sgd").build(STEPS).transformation(), {"a": jnp.full(2, 3.0)}
+    state = optimizer.init(slope)
+    for factor in (1.9, 2.71, 3.439):
+        updates, state = optimizer.update(slope, state)
+        np.testing.assert_allclose(updates["a"], -0.5 * 3 * factor, rtol=1e-6)
+
+
 def test_an_epoch_has_whole_batches():
     assert [Batches.of(*each) for each in ((32, 8), (32, 5), (32, 100))] == [(8, 4), (5, 6), (32, 1)]
     with pytest.raises(InputError, match=r"at least one training sample per device \(1\), got 0"):
@@ -62,6 +72,7 @@ def test_by_default_a_decaying_optimizer_warms_up_for_a_fifteenth_of_the_epochs_
     assert (made.rate.peak, made.rate.warmup, made.rate.end) == (1e-3, 2 * STEPS, 30 * STEPS)
 
 
+@pytest.mark.shows("train --weight_decay")
 def test_weight_decay_is_for_the_kernels_of_the_head():
     parameters = {
         "head": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)},
@@ -75,6 +86,7 @@ def test_weight_decay_is_for_the_kernels_of_the_head():
     assert not updates["processor"]["colour_correction"].any()
 
 
+@pytest.mark.shows("train --label_smoothing --class_weights")
 def test_by_default_targets_are_smoothed_and_balanced_classes_weigh_the_same_together():
     labels = np.array([0] * 6 + [1] * 3 + [3])
     task = OptimizationSettings().loss_of(Classification(("a", "b", "c", "d"), "resnet18"), labels, False)
@@ -86,6 +98,10 @@ def test_by_default_targets_are_smoothed_and_balanced_classes_weigh_the_same_tog
     batch = {"raw": None, "target": jnp.array(labels), "index": None, "weight": jnp.ones(10)}
     mixture = 0.9 * jax.nn.one_hot(labels, 4) + 0.1 / 4
     losses = optax.softmax_cross_entropy(logits, mixture) * weights[labels]
+    np.testing.assert_allclose(task.loss(logits, batch), losses.mean(), rtol=1e-6)
+    plain = OptimizationSettings(label_smoothing=0.3, class_weights="none")
+    task = plain.loss_of(Classification(("a", "b", "c", "d"), "resnet18"), labels, False)
+    losses = optax.softmax_cross_entropy(logits, 0.7 * jax.nn.one_hot(labels, 4) + 0.3 / 4)
     np.testing.assert_allclose(task.loss(logits, batch), losses.mean(), rtol=1e-6)
 
 
@@ -106,6 +122,7 @@ def test_only_a_frozen_head_under_drawn_cameras_may_guess():
     np.testing.assert_allclose(trained.loss(hopeless, batch), np.log(20), rtol=1e-5)
 
 
+@pytest.mark.shows("train --ema")
 def test_averaged_weights_are_those_of_all_updates(base):
     """The model is the average; the next update starts from the latest one."""
     config = replace(base, lr=1e-2, ema=0.5, processing_mode="static")

@@ -22,6 +22,7 @@ def copy(one_epoch, tmp_path):
     return config
 
 
+@pytest.mark.shows("train --overwrite")
 def test_a_run_of_other_settings_is_refused_and_overwritten_on_demand(copy):
     with pytest.raises(
         InputError, match=r"is a different run \(seed was 1, is 2\): choose another `run_name`, or start"
@@ -54,6 +55,7 @@ def custom_split(base, tmp_path):
     return replace(base, run_name="custom_split", epochs=1, split=str(file)), names, file
 
 
+@pytest.mark.shows("train --split")
 def test_a_split_of_the_user_s_own(custom_split):
     config, names, file = custom_split
     (fold,) = Plan(config).folds
@@ -72,6 +74,36 @@ def test_a_run_is_not_continued_with_another_split(custom_split, copy):
     plan = Plan(replace(copy, split=config.data.split))
     with pytest.raises(InputError, match=r"one_epoch is a different run \(another split\): choose another"):
         plan.check_folders()
+
+
+@pytest.mark.shows("train --train_size --test_size")
+def test_the_sizes_of_the_parts_are_those_of_the_settings(base):
+    (fold,) = Plan(replace(base, train_size=0.5, test_size=8.0)).folds
+    assert [len(part) for part in fold.split] == [16, 16, 8]
+
+
+@pytest.mark.shows("train --dataset --data_dir --download --iso")
+def test_data_is_loaded_as_the_settings_say(base, monkeypatch):
+    given = {"data_dir": "x", "camera": "drone", "tile_size": 32, "classes": ("a",), "group": "folder"}
+    given |= {"annotations": "a.json", "synthetic_images": 7, "synthetic_size": 40, "iso": (0.05, 0.1)}
+    asked = []
+
+    def load(name, **settings):
+        asked.append((name, settings))
+        raise InputError("enough")
+
+    monkeypatch.setattr(plan.datasets, "load", load)
+    with pytest.raises(InputError, match="enough"):
+        Plan(replace(base, dataset="Drone", download=True, **given))
+    assert asked == [("Drone", {"download": True, **given})]
+
+
+@pytest.mark.shows("train --logdir --experiment_name --run_name --log_model")
+def test_a_run_is_in_the_folder_that_its_three_names_make(base, tmp_path):
+    config = replace(base, logdir=str(tmp_path), experiment_name="a/b", run_name="c/d", test_run=True, log_model=False)
+    train.run(replace(config, epochs=1))
+    assert (tmp_path / "a/b/c/d/fold_0/metrics.json").exists()
+    assert not (tmp_path / "a/b/c/d/fold_0/checkpoints").exists()
 
 
 @pytest.mark.parametrize(
@@ -111,6 +143,7 @@ def test_refuses(base, one_epoch, change, message):
         train.run(replace(base, run_name="refused", **change))
 
 
+@pytest.mark.shows("train --test_run --n_splits --batch_size")
 def test_a_test_run_has_a_batch_of_each_side_of_the_split(base):
     for fold in Plan(replace(base, n_splits=2, batch_size=5, test_run=True)).folds:
         assert (len(fold.split.train), len(fold.split.valid)) == (5, 5)

@@ -42,6 +42,7 @@ def put(*path):
     return change
 
 
+@pytest.mark.shows("r2l_jax.load(with_data)")
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

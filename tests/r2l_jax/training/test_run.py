@@ -108,6 +108,7 @@ def test_several_folds_predict_their_mean(base):
         run.predict(raws[:, :16])
 
 
+@pytest.mark.shows("r2l_jax.load(data_dir)")
 def test_runs_of_the_same_data_share_it_and_moved_data_is_found_by_its_new_place(one_epoch, tmp_path):
     shutil.copytree(one_epoch.data.data_dir, tmp_path / "data")
     here, again = map(load, (one_epoch.run_dir, one_epoch.run_dir / "fold_0"))

@@ -62,6 +62,7 @@ def test_the_head_of_a_run_with_other_classes_is_taken_but_for_its_last_layer(th
     np.testing.assert_array_equal(head["fc"]["kernel"], model(three_classes)["head.fc.kernel"])
 
 
+@pytest.mark.shows("train --classifier_pretrained --pretrained_weights")
 def test_a_head_starts_from_pretrained_weights_but_for_its_last_layer(one_epoch, weights_file):
     head, weights = (
         provided(one_epoch, classifier_pretrained=True, pretrained_weights=str(weights_file)),

@@ -83,6 +83,10 @@ class Seen(GradientDescent):
         return Updated(model, state, {}, {**self.zero_sums(), **seen})
 
 
+def synthetic(config):
+    return datasets.load(config.data.dataset, **config.data.source)
+
+
 def seen_of(config, epochs=2, order=slice(None)):
     """Returns the sums of `Seen` for a batch of all samples in each of some epochs, and the batch itself."""
     dataset = datasets.load(config.data.dataset, **config.data.source)
@@ -96,6 +100,7 @@ def seen_of(config, epochs=2, order=slice(None)):
     return found, batch
 
 
+@pytest.mark.shows("train --camera_augmentation")
 @pytest.mark.parametrize("processing", ["parametrized", "static", pytest.param("none", marks=pytest.mark.slow)])
 def test_cameras_are_augmented_before_every_processing(base, processing):
     """Frozen processing gets the changed mosaics as well; a quarter of the samples stays, others in each epoch."""
@@ -122,8 +127,12 @@ def orientations(masks):
     return np.stack([each[:, ::v, ::h] for each in (masks, masks.swapaxes(1, 2)) for v in (1, -1) for h in (1, -1)])
 
 
+@pytest.mark.shows("train --augmentation")
 def test_each_sample_is_augmented_on_its_own_and_anew_in_each_epoch_wherever_it_stands(base):
-    config = replace(base, dataset="SyntheticSegmentation", augmentation="weak")
+    config = replace(base, dataset="SyntheticSegmentation", augmentation="none")
+    for each in seen_of(config)[0]:
+        np.testing.assert_array_equal(each["target"], loader.batch_of(synthetic(config), np.arange(32))["target"])
+    config = replace(config, augmentation="weak")
     (first, second), batch = seen_of(config)
     fits = [(orientations(batch["target"]) == each["target"]).all((2, 3)) for each in (first, second)]
     for fit in fits:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from matplotlib.figure import Figure
 from small_runs import events, history, metrics, model, stop_at
 
 import isp
@@ -22,7 +23,7 @@ from r2l_jax.data.sets import datasets
 from r2l_jax.errors import InputError
 from r2l_jax.results import result
 from r2l_jax.results.locks import writing_to
-from r2l_jax.training import steps, train
+from r2l_jax.training import steps, tracking, train
 from r2l_jax.training.plan import Plan
 from r2l_jax.training.record import Record, training_id
 
@@ -84,6 +85,7 @@ def test_a_run_in_training_is_not_trained_twice(base):
         train.run(config)
 
 
+@pytest.mark.shows("train --track")
 def test_tensorboard_has_scalars_parameters_and_pictures(finished):
     config, _ = finished
     recorded = events(config.run_dir / "fold_0")
@@ -99,6 +101,7 @@ def test_tensorboard_has_scalars_parameters_and_pictures(finished):
     assert {*pictures, "predictions"} <= set(tags["images"])
 
 
+@pytest.mark.shows("training.tracking keys: training")
 def test_the_result_of_a_training_has_curves_from_its_start(finished):
     config, _ = finished
     fold = config.run_dir / "fold_0"
@@ -111,6 +114,55 @@ def test_the_result_of_a_training_has_curves_from_its_start(finished):
     assert result.read(config.run_dir / "fold_1" / "training").metadata["training"].keys() == {"fold_1"}
 
 
+@pytest.mark.shows(
+    "training.tracking classes.csv: *, class, samples",
+    "training.tracking epochs.csv: *, epoch, seconds",
+    "training.tracking figures: *, confusion, gradient_norms, loss, parameter_{}",
+    "training.tracking keys: title",
+)
+def test_tables_and_figures_of_a_training_have_its_numbers(finished, monkeypatch):
+    config, _ = finished
+    fold, content, made = Plan(config).folds[1], metrics(config, 1), []
+    run = r2l_jax.load(config.run_dir, fold=1)
+    monkeypatch.setattr(tracking.result, "write", lambda folder, result: made.append(result))
+    tracking.write_result(fold, content, run.task, run.model.processor)
+    (found,) = made
+    assert found.metadata["title"] == "Training curves"
+    for number, row in enumerate(found.tables["epochs"].records()):
+        known = {name.replace("_", " "): value for name, value in content["history"][number].items()}
+        assert row == known | {"epoch": number + 1}
+    for row in found.tables["classes"].records():
+        name = row.pop("class")
+        assert row == {"samples": content["val_samples"][name]} | {
+            each: content[f"val_{each}"][name] for each in ("precision", "recall", "f1")
+        }
+
+    def lines(name):
+        axes = Figure(layout="constrained").subplots()
+        found.figures[name].draw(axes)
+        return {line.get_label(): (list(line.get_xdata()), line.get_ydata()) for line in axes.lines}
+
+    for name, factor in (("accuracy", 100), ("loss", 1)):
+        for split, words in (("val", "validation"), ("train", "training")):
+            epochs, values = lines(name)[words]
+            assert epochs == [1, 2]
+            np.testing.assert_allclose(values, [factor * row[f"{split}_{name}"] for row in content["history"]])
+    recorded = events(config.run_dir / "fold_1")
+    for name, (epochs, values) in lines("gradient_norms").items():
+        norms = recorded.Scalars(f"processor_gradient_norm/{name}")
+        assert (epochs, list(values)) == ([1, 2], [each.value for each in norms])
+    gains = np.array(run.dataset.camera.white_balance)
+    for place, (epochs, values) in enumerate(lines("parameter_white_balance").values()):
+        after = [each.value for each in recorded.Scalars(f"processor/white_balance/{place}")]
+        assert epochs == [0, 1, 2]
+        np.testing.assert_allclose(values, [0, *(after - gains[place])], atol=1e-6)
+    axes, matrix = Figure().subplots(), np.array(content["val_confusion_matrix"])
+    found.figures["confusion"].draw(axes)
+    shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    np.testing.assert_allclose(axes.images[0].get_array(), shares)
+
+
+@pytest.mark.shows("train --track_n_images")
 def test_the_last_stage_of_the_trace_is_what_the_saved_parameters_render(finished):
     """Both are those of the best epoch."""
     config, _ = finished
@@ -165,6 +217,7 @@ def test_a_signal_in_the_last_step_does_not_undo_the_end_and_one_before_keeps_no
         train.run(replace(base, run_name="refused", processor_uri=str(config.run_dir)))
 
 
+@pytest.mark.shows("train --check_val_every_n_epoch --epochs")
 def test_every_second_epoch_and_the_last_are_validated_and_without_checkpoints_the_last_state_is_kept(base):
     settings = {"check_val_every_n_epoch": 2, "log_model": False, "save_locally": True, "schedule": "cosine"}
     config = replace(base, run_name="without_checkpoints", epochs=3, **settings)

@@ -57,6 +57,7 @@ def changed(file, tmp_path):
     return write
 
 
+@pytest.mark.shows("train --save_locally", "r2l_jax.load(path)")
 def test_the_file_alone_is_the_model_of_the_run(file, one_epoch, tmp_path, monkeypatch):
     shutil.copy(file, tmp_path / "any_name.st")
     monkeypatch.chdir(tmp_path)
@@ -122,6 +123,7 @@ def augmented(base):
     return config.run_dir
 
 
+@pytest.mark.shows("r2l_jax.load(checkpoint)")
 @pytest.mark.parametrize("checkpoint", ["best", "last"])
 def test_a_model_of_camera_augmentation_stores_statistics_of_clean_images(augmented, checkpoint):
     (fold,) = run = load(augmented, checkpoint=checkpoint)

@@ -21,7 +21,7 @@ from r2l_jax.apps.export.description import described
 from r2l_jax.apps.export.export import LIMIT, export_model
 from r2l_jax.apps.export.parts import Part, parts_of
 from r2l_jax.apps.export.samples import samples_of
-from r2l_jax.data.files.known_camera import read_camera_file
+from r2l_jax.data.files.known_camera import find_known_camera, read_camera_file
 from r2l_jax.errors import InputError
 from r2l_jax.training.run import Run
 
@@ -92,6 +92,7 @@ def test_a_shipped_isp_can_be_tuned(model, raws, tmp_path):
         np.testing.assert_allclose(gradient, expected[name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.shows("isp.Parameter(camera)")
 def test_the_file_and_the_camera_are_those_of_the_model_and_are_not_overwritten(model, raws, exported):
     assert r2l_jax.load(exported / "model.safetensors").identity == model.identity
     assert pathlib.Path(model.config.tracking.logdir).is_absolute()
@@ -215,6 +216,7 @@ def test_samples_of_another_size_repeat_the_mosaics_around_their_middle(model):
     np.testing.assert_array_equal(larger[:, 32:, 64:], samples_of(model)[:, :16, :16])
 
 
+@pytest.mark.shows("export --parts --size --gradient --input --camera --formats --output")
 def test_files_to_check_on_are_cut_to_the_size(model, one_epoch, tmp_path):
     frame = np.arange(64 * 96, dtype=np.uint16).reshape(64, 96) * 10
     tifffile.imwrite(tmp_path / "frame.tiff", frame)
@@ -222,8 +224,19 @@ def test_files_to_check_on_are_cut_to_the_size(model, one_epoch, tmp_path):
     found = samples_of(model, [tmp_path / "frame.tiff"])
     np.testing.assert_allclose(found, frame[None, 16:48, 32:64] / 65535, atol=1e-6)
     flags = [f"--run={one_epoch.run_dir}", f"--output={tmp_path}/out", "--parts=isp", "--formats=stablehlo"]
-    done = programs.call("export.py", *flags, f"--input={tmp_path}/frame.tiff", "--size=64,80", "--gradient")
+    more = [f"--input={tmp_path}/frame.tiff", "--size=64,80"]
+    done = programs.call("export.py", *flags, *more, "--gradient")
     assert done.returncode == 0, done.stderr
     assert loaded(tmp_path / "out", "isp.stablehlo").has_vjp()
     about = description(tmp_path / "out")
     assert about["parts"]["isp"]["input"]["shape"] == ["B", 64, 80]
+    assert about["files"] == ["isp.stablehlo"]
+    checked_on = np.load(tmp_path / "out" / "samples.npz")["raw"]
+    np.testing.assert_allclose(checked_on, frame[None, :, 8:88] / 65535, atol=1e-6)
+    flags[1] = f"--output={tmp_path}/other"
+    done = programs.call("export.py", *flags, *more, "--camera=microscopy")
+    assert done.returncode == 0, done.stderr
+    camera = find_known_camera("microscopy")
+    of_camera = np.load(tmp_path / "other" / "samples.npz")["raw"]
+    np.testing.assert_array_equal(of_camera, samples_of(model, [tmp_path / "frame.tiff"], camera, (64, 80)))
+    assert np.abs(of_camera - checked_on).max() > 0.01

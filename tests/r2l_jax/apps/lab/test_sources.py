@@ -2,6 +2,7 @@ import dataclasses
 
 import msgspec
 import numpy as np
+import programs
 import pytest
 import tifffile
 
@@ -37,6 +38,23 @@ def test_a_file_is_read_as_its_camera_says_and_the_camera_of_the_program_comes_f
     assert "the highest value is 100" in warning
     with pytest.raises(InputError, match=r"mine\.tiff: TIFF, PNG, PGM, NPY, CZI and ND2 hold no calibration values"):
         found.read(KnownCamera())
+
+
+@pytest.mark.shows("lab --input --camera --pipeline --port")
+def test_the_program_offers_what_its_flags_name(mosaic, tmp_path, monkeypatch):
+    pytest.importorskip("nicegui")
+    from r2l_jax.apps.lab import server
+
+    served = []
+    monkeypatch.setattr(server, "serve", lambda *lab_and_port: served.append(lab_and_port))
+    (tmp_path / "mine.py").write_text("import isp\n\nmake = isp.parametrized\n")
+    flags = [f"--input={mosaic}", "--camera=drone", f"--pipeline={tmp_path}/mine.py:make", "--port=9001"]
+    done = programs.call("lab.py", *flags)
+    assert done.returncode == 0, done.stderr
+    ((lab, port),) = served
+    assert ([each.name for each in lab.sources], port) == (["mine.tiff"], 9001)
+    assert next(iter(lab.cameras.values())).camera == isp.CAMERAS["drone"]
+    assert next(iter(lab.pipelines.values())).source is not None
 
 
 def test_a_model_takes_the_middle_of_a_file_by_its_camera(mosaic, model):

@@ -54,6 +54,7 @@ def records(found, name):
     return [{key: value.decode() if isinstance(value, bytes) else value for key, value in row.items()} for row in rows]
 
 
+@pytest.mark.shows("card --license --creator --sensitive", "card DataSettings")
 def test_classes_groups_and_the_camera_are_records(root):
     for name in ("BAS/p1_a", "BAS/p2_b", "EOS/p1_c"):
         write(root / f"{name}.tiff")
@@ -124,6 +125,7 @@ def test_boxes_and_numbers_are_records_of_their_file(root, tmp_path):
         described(root, annotations=str(tmp_path / "elsewhere.csv"))
 
 
+@pytest.mark.shows("card --limitations")
 def test_raw_images_made_of_pictures_say_so_also_after_more_is_said(tmp_path):
     for name in ("cats/1.png", "dogs/2.png"):
         (tmp_path / "photos" / name).parent.mkdir(parents=True)
@@ -162,6 +164,7 @@ def test_files_read_with_the_published_camera_are_those_of_the_training(root):
     assert (creator.name, creator.email) == ("Jane Doe", "jane@example.org")
 
 
+@pytest.mark.shows("synthesis.synthesis manifest.csv: group")
 def test_synthesized_sets_say_what_is_simulated(tmp_path):
     settings = {"synthetic_images": 10, "synthetic_size": 32, "pipelines": ["parametrized"], "data_dir": tmp_path / "d"}
     raws = np.random.default_rng(0).uniform(0, 1, (6, 16, 16)).astype(np.float32)
@@ -183,6 +186,7 @@ def test_synthesized_sets_say_what_is_simulated(tmp_path):
     assert [row["group"] for row in rows] == ["0", "0", "1", "1", "2", "2"]
 
 
+@pytest.mark.shows("card --description --citation --collection --annotation")
 def test_a_card_that_was_edited_stays(root, capsys):
     for name in ("BAS/a", "EOS/b"):
         write(root / f"{name}.tiff")
@@ -193,10 +197,14 @@ def test_a_card_that_was_edited_stays(root, capsys):
     assert "README.md: fill in what it asks for" in capsys.readouterr().out
     mine = card.read_text().replace(cards.MARK, "").replace("mit", "bsd-3-clause")
     card.write_text(mine)
-    described(root, license="cc0-1.0")
+    said = {"description": "Cells.", "citation": "@misc{doe}", "collection": "by hand", "annotation": "by two"}
+    described(root, license="cc0-1.0", **said)
     assert card.read_text() == mine
     assert "README.md: has been edited, and stays as it is" in capsys.readouterr().out
-    assert json.loads((root / "croissant.json").read_text())["license"] == "cc0-1.0"
+    metadata = json.loads((root / "croissant.json").read_text())
+    assert (metadata["license"], metadata["description"]) == ("cc0-1.0", "Cells.")
+    named = {"citation": "citeAs", "collection": "rai:dataCollection", "annotation": "rai:dataAnnotationProtocol"}
+    assert {name: metadata[term] for name, term in named.items()} == {name: said[name] for name in named}
 
 
 def test_a_card_needs_a_folder():

@@ -162,6 +162,7 @@ def levels():
     return Levels()
 
 
+@pytest.mark.shows("r2l_jax.maite.Augmentation(sensor)")
 def test_an_augmentation_has_maites_form_and_halves_the_light(levels):
     augmentation = r2l_jax.maite.Augmentation(CAMERA, sensor="exposure=-1")
     assert isinstance(augmentation, generic.Augmentation)
@@ -197,14 +198,18 @@ def test_without_a_drift_colors_stay_and_white_is_white(color):
     np.testing.assert_allclose(made, picture.astype(float), atol=1)
 
 
+@pytest.mark.shows("r2l_jax.maite.Augmentation(seed)")
 def test_draws_depend_on_the_id_and_not_on_the_batch(levels):
     augmentation = r2l_jax.maite.Augmentation(CAMERA, sensor="read_noise=10000", seed=3)
     alone, together = (augmented(augmentation, levels, size)[0] for size in (1, 7))
     np.testing.assert_array_equal(alone, together)
     assert np.std(alone[0]) > 1
+    other = r2l_jax.maite.Augmentation(CAMERA, sensor="read_noise=10000", seed=4)
+    assert not np.array_equal(augmented(other, levels)[0][0], alone[0])
     assert not np.array_equal(alone[0] - levels.pictures[0], alone[2] - levels.pictures[2])
 
 
+@pytest.mark.shows("r2l_jax.maite.Augmentation(pipeline)")
 @pytest.mark.parametrize("shifted", [100, 50])
 def test_boxes_move_with_the_pixels(shifted):
     raw = np.zeros((1, 12, 16), np.float32)
@@ -224,6 +229,7 @@ def test_boxes_move_with_the_pixels(shifted):
     assert label is targets[2]
 
 
+@pytest.mark.shows("r2l_jax.maite.Augmentation(other, camera)")
 def test_another_cameras_gains_and_levels_are_simulated(tmp_path):
     """Half the gain of red tells of twice the light at red sites; the tone curve takes its root."""
     other = dataclasses.replace(CAMERA, white_balance=(0.5, 1.0, 1.0))
@@ -238,6 +244,7 @@ def test_another_cameras_gains_and_levels_are_simulated(tmp_path):
         assert json.loads(done["camera"])["black_level"] == [0.1] * 4
 
 
+@pytest.mark.shows("r2l_jax.maite.Augmentation(envelope)")
 @pytest.mark.parametrize("envelope", [{"exposure": (-1, 0.3), "defocus": [0, 0.5]}, "default"])
 def test_each_picture_has_a_state_within_the_envelope_that_its_metadata_repeat(envelope, levels):
     augmentation = r2l_jax.maite.Augmentation("drone", envelope=envelope, seed=5)
@@ -324,6 +331,7 @@ def test_images_of_other_values_are_refused(picture, message):
         r2l_jax.maite.Augmentation(CAMERA).transform(picture)
 
 
+@pytest.mark.shows("r2l_jax.maite.dataset(data, camera, groups)")
 def test_a_maite_data_set_becomes_the_raw_images_of_its_camera(levels):
     data = r2l_jax.maite.dataset(levels, CAMERA, groups="scene")
     assert (data.task, data.classes, len(np.unique(data.groups))) == ("classification", ("dark", "bright"), 4)
@@ -338,6 +346,7 @@ def test_a_maite_data_set_becomes_the_raw_images_of_its_camera(levels):
     np.testing.assert_array_equal(boxes[3][1][0], [column, row, column + 6, row + 6, 0, 0])
 
 
+@pytest.mark.shows("r2l_jax.evaluate(camera)")
 def test_a_maite_model_is_measured_as_maite_measures_it(levels, tmp_path):
     model, drift = Threshold(), "exposure=-0.5"
     found = r2l_jax.evaluate(
@@ -380,6 +389,7 @@ def test_a_maite_metric_is_a_score_with_the_intervals_of_ours(levels):
     assert ours.tables["drops"].rows == theirs.tables["drops"].rows
 
 
+@pytest.mark.shows("r2l_jax.evaluate(metric)")
 def test_maite_detectors_are_measured(tmp_path):
     drift = {"camera": CAMERA, "against": "sensor", "sensor": ["exposure=-3"], "progress": False}
     found = r2l_jax.evaluate(Finder(), Blobs(), **drift).tables["drops"].numbers("map")

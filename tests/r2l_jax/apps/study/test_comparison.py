@@ -20,6 +20,7 @@ def tables_of(config, control, task="classification"):
     return {name: {row[0]: row[1:] for row in table.rows} for name, table in result.tables.items()}
 
 
+@pytest.mark.shows("study.comparison *.csv: *, trained with", "study.comparison {}_drops.csv: *, trained with")
 def test_matrices_have_the_means_of_all_folds(finished):
     tables = tables_of(finished, "synthesis")
     assert tuple(tables["processing_ours"]) == PUBLISHED_PIPELINES
@@ -30,6 +31,10 @@ def test_matrices_have_the_means_of_all_folds(finished):
     assert "processing_differences" not in tables
 
 
+@pytest.mark.shows(
+    "study.comparison headline.csv: clean images, corruptions, drop under {}, models, other pipelines",
+    "study.comparison log_ratio.csv: log ratio, without the worst pipeline, models",
+)
 def test_the_headline_and_the_log_ratio_have_intervals(finished):
     tables = tables_of(finished, "synthesis")
     ours = tables["headline"]["ours"]
@@ -43,6 +48,7 @@ def test_the_headline_and_the_log_ratio_have_intervals(finished):
     assert MINUS not in tables["headline"]
 
 
+@pytest.mark.shows("study.comparison {}_differences.csv: *, trained with")
 def test_differences_to_the_published_numbers_of_the_same_data(finished):
     tables = tables_of(replace(finished, dataset="Microscopy"), "synthesis")
     theirs = published("classification")
@@ -56,6 +62,7 @@ def test_differences_to_the_published_numbers_of_the_same_data(finished):
     np.testing.assert_allclose(difference, np.array(clean) - published_own[0])
 
 
+@pytest.mark.shows("study.comparison log_ratio.csv: worst pipeline")
 @pytest.mark.parametrize(
     ("task", "means", "ratio", "without", "worst"),
     [
@@ -74,6 +81,10 @@ def test_the_headline_of_the_published_tables(finished, task, means, ratio, with
     assert (share > 0.5) == (task == "classification")
 
 
+@pytest.mark.shows(
+    "study.comparison worst_cases.csv: group and weight of the distance, ours, ours high",
+    "study.comparison worst_cases.csv: ours low, published, ours minus published",
+)
 def test_worst_cases_go_from_the_largest_weight_to_the_smallest(finished):
     rows = tables_of(replace(finished, dataset="Microscopy"), "forensics")["worst_cases"]
     assert [*rows][:3] == ["default", "all at 0.01", "all at 0.0001"]
@@ -85,9 +96,19 @@ def test_worst_cases_go_from_the_largest_weight_to_the_smallest(finished):
     assert tables_of(drone, "forensics", "segmentation")["worst_cases"]["all at 0.01"][2] is None
 
 
+@pytest.mark.shows(
+    "study.comparison ends.csv: ours, ours high, ours low, processing, published, ours minus published",
+    "study.comparison figures: curves",
+    "study.comparison keys: title, flags",
+)
 def test_learning_curves_are_over_steps(finished):
     result = comparison.adjustment(finished, published("classification"), runs_of(finished, "adjustment"))
-    assert result.tables["ends"].rows[0][1] == pytest.approx((0.7, 0.6, 0.8))
+    name, ours, theirs, difference = result.tables["ends"].rows[0]
+    assert (name, ours) == ("learned", pytest.approx((0.7, 0.6, 0.8)))
+    assert (theirs, difference) == (published("classification").ends["learned"], None)
+    *_, difference = tables_of(replace(finished, dataset="Microscopy"), "adjustment")["ends"]["learned"]
+    assert difference == pytest.approx(0.7 - theirs)
+    assert (result.metadata["title"], result.metadata["flags"]["epochs"]) == ("Drift adjustment", 3)
     axes = matplotlib.figure.Figure().subplots()
     result.figures["curves"].draw(axes)
     mean, *folds = [line for line in axes.get_lines() if line.get_color() == "C0"][:3]
@@ -97,15 +118,18 @@ def test_learning_curves_are_over_steps(finished):
     np.testing.assert_allclose([line.get_ydata() for line in folds], [[0.2, 0.4, 0.6], [0.4, 0.6, 0.8]])
 
 
+@pytest.mark.shows("study --scheduler", "study.comparison keys: title", "study.comparison ends.csv: processing")
 def test_controls_are_shown_without_the_jobs_that_failed(finished, monkeypatch, capsys):
     lost = {f"evaluate synthesis/{PUBLISHED_PIPELINES[0]}", "search forensics/model", "train adjustment/frozen"}
 
-    def run(planned, *_):
+    def run(planned, scheduler, logs):
+        assert scheduler == "local:3"
         return [jobs.Ended(job.name, error="lost" if job.name in lost else None) for job in planned]
 
     monkeypatch.setattr(study.jobs, "run", run)
     monkeypatch.setattr(study.datasets, "load", lambda *_, **__: type("Data", (), {"task": "classification"}))
-    assert not study.run(finished)
+    monkeypatch.setattr(study.jobs, "prepare", lambda scheduler: None)
+    assert not study.run(replace(finished, scheduler="local:3"))
     assert "failed: train adjustment/frozen: lost" in capsys.readouterr().out
     processing = read(finished.output_dir / "synthesis").tables["processing_ours"]
     left = [*PUBLISHED_PIPELINES[1:]]

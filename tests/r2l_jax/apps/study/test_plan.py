@@ -1,14 +1,17 @@
 import pickle
 
 import pytest
+from programs import call
 
 from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.apps.study.plan import FROZEN, LEARNED, PIPELINES, make_jobs, runs_of
-from r2l_jax.cli.flags import build
+from r2l_jax.cli.flags import build, flat, leaves, replace
+from r2l_jax.data.settings import DataSettings
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.errors import InputError
-from r2l_jax.training.settings import PUBLISHED_OPTIMIZATION
+from r2l_jax.model.settings import NetworkSettings
+from r2l_jax.training.settings import PUBLISHED_OPTIMIZATION, OptimizationSettings
 
 
 def test_jobs_come_after_those_that_they_need_and_can_be_sent_to_other_processes(config):
@@ -20,11 +23,12 @@ def test_jobs_come_after_those_that_they_need_and_can_be_sent_to_other_processes
         pickle.loads(pickle.dumps(job.work))
 
 
+@pytest.mark.shows("study --corruptions --severities --adv_parameters --adv_aux_weight --steps")
 def test_runs_are_tested_at_the_last_epoch(config, monkeypatch):
     called = []
     monkeypatch.setattr(evaluation, "run", called.append)
     monkeypatch.setattr(forensics, "run", called.append)
-    jobs = {job.name: job for job in make_jobs(config)}
+    jobs = {job.name: job for job in make_jobs(replace(config, steps=7))}
     jobs["evaluate synthesis/bilinear.sharpening_filter.median_denoising"].work()
     jobs["search forensics/model"].work()
     evaluated, searched = called
@@ -33,14 +37,17 @@ def test_runs_are_tested_at_the_last_epoch(config, monkeypatch):
     assert (evaluated.corruptions, evaluated.severities) == (("contrast", "gaussian_noise"), (2, 3))
     worst = searched.worst_case
     assert (worst.adv_aux_loss, worst.starts, worst.adv_parameters) == ("l2_sum", 1, ("all", "black_level"))
+    assert (worst.adv_aux_weight, worst.steps) == ((1e-4, 1e-2), 7)
 
 
+@pytest.mark.shows("study --n_splits --output --low_intensity")
 def test_runs_share_their_settings_but_for_the_processing(config):
+    config = replace(config, low_intensity=0.05)
     for control in ("synthesis", "forensics", "adjustment"):
         for run in runs_of(config, control).values():
             assert (run.data.n_splits, run.optimization.epochs) == (2, 3)
-            assert run.run_dir.is_relative_to(config.output_dir / control)
-            assert run.data.iso == ((0.01,) if control == "adjustment" else (1.0,))
+            assert run.run_dir.is_relative_to(f"{config.choice.output}/{control}")
+            assert run.data.iso == ((0.05,) if control == "adjustment" else (1.0,))
     for name, run in runs_of(config, "synthesis").items():
         assert run.processing.is_frozen
         assert run.processing.named_pipeline.title == PIPELINES[name]
@@ -53,6 +60,33 @@ def test_runs_are_as_published_by_default():
     optimization = {name: getattr(config.optimization, name) for name in PUBLISHED_OPTIMIZATION}
     assert optimization == {**PUBLISHED_OPTIMIZATION, "epochs": 7}
     assert config.processing.auto == ()
+
+
+@pytest.mark.shows("study --train_size", "study DataSettings", "study NetworkSettings", "study OptimizationSettings")
+def test_every_setting_of_a_run_reaches_the_runs():
+    data = {"dataset": "Folder", "data_dir": "x", "camera": "drone", "tile_size": 32, "classes": ("a", "b")}
+    data |= {"group": "folder", "annotations": "a.json", "synthetic_images": 7, "synthetic_size": 40, "download": True}
+    network = {"classifier_network": "ResNet34", "smp_encoder": "resnet50", "precision": "bfloat16"}
+    network |= {"classifier_pretrained": True, "pretrained_weights": "w", "task": "t.py:make", "class_outputs": "a:1"}
+    network |= {"score": "macro_f1"}
+    training = {"lr": 0.5, "epochs": 9, "optimizer": "adamw", "weight_decay": 0.3, "schedule": "cosine", "ema": 0.5}
+    training |= {"warmup_epochs": 2.0, "label_smoothing": 0.2, "class_weights": "balanced", "batch_size": 5, "seed": 3}
+    training |= {"augmentation": "strong", "camera_augmentation": ("light",), "check_val_every_n_epoch": 2}
+    training |= {"split_seed": 4}
+    settings = {DataSettings: data, NetworkSettings: network, OptimizationSettings: training}
+    for each, given in settings.items():
+        assert {leaf.name for leaf in leaves(each)} == {*given}
+    given = {**data, **network, **training, "train_size": 0.7}
+    config = build(StudyConfig, {**given, "controls": ("synthesis", "forensics")})
+    for control in ("synthesis", "forensics"):
+        for run in runs_of(config, control).values():
+            assert flat(run).items() >= given.items()
+
+
+@pytest.mark.shows("study --dry_run --controls")
+def test_the_jobs_of_the_chosen_controls_can_be_listed():
+    done = call("study.py", "--dry_run", "--controls=forensics")
+    assert (done.returncode, done.stdout) == (0, "train forensics/model\nsearch forensics/model\n"), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -174,10 +174,20 @@ def check_complete(place):
     assert found == TREES["Microscopy"]
 
 
+@pytest.mark.shows("download --zenodo_url --data_dir")
 def test_the_program_downloads_from_a_mirror_into_the_folder_that_is_named(zenodo, tmp_path):
     done = programs.call("download.py", "--dataset=Microscopy", f"--zenodo_url={zenodo.url}", f"--data_dir={tmp_path}")
     assert (done.returncode, done.stdout) == (0, f"{tmp_path}/microscopy\n"), done.stderr
     check_complete(tmp_path)
+
+
+@pytest.mark.shows("download --dataset")
+def test_the_program_downloads_the_data_set_that_is_named(monkeypatch):
+    asked = []
+    monkeypatch.setattr(download, "download", lambda name, *_, **__: asked.append(name))
+    for name in TREES:
+        programs.call("download.py", f"--dataset={name}", "--data_dir=somewhere")
+    assert asked == [*TREES] == ["Microscopy", "Drone"]
 
 
 def test_a_dropped_connection_is_continued(zenodo, tmp_path):

@@ -110,6 +110,7 @@ def test_without_a_matrix_in_the_file_libraws_table_is_used(write_dng):
     np.testing.assert_allclose(read_raw(path)[1].color_matrix, camera_to_srgb(sony), atol=1e-6)
 
 
+@pytest.mark.shows("r2l_jax.data.read_raw(path, camera)")
 def test_a_given_camera_replaces_the_calibration_values_of_the_file(write_dng):
     path = write_dng(tiled(TILE), matrix=None)
     assert read_raw(path, CAMERA)[1] == CAMERA

@@ -60,6 +60,7 @@ def load(root, **settings):
 EMPTY = [0, 0, 0, 0, -1, 0]
 
 
+@pytest.mark.shows("train --annotations", "r2l_jax.data.load(annotations)")
 def test_boxes_are_corners_with_the_class_and_the_crowd_in_the_order_of_the_images_ids(frames):
     dataset = load(frames)
     assert (dataset.task, dataset.classes, dataset.camera) == ("detection", ("bolt", "nut"), isp.CAMERAS["drone"])

@@ -31,6 +31,7 @@ def load(root, camera="drone", **settings):
     return datasets.load("Folder", data_dir=root, camera=camera, **settings)
 
 
+@pytest.mark.shows("train --camera", "r2l_jax.data.load(camera, data_dir, name)")
 def test_files_are_cropped_to_the_smallest_one_on_the_bayer_grid(classes, capsys):
     dataset = load(classes)
     assert (dataset.classes, dataset.labels.tolist()) == (("a", "b"), [0, 0, 1])
@@ -45,6 +46,7 @@ def test_files_are_cropped_to_the_smallest_one_on_the_bayer_grid(classes, capsys
     assert " without the suffix of a raw file, such as " in err
 
 
+@pytest.mark.shows("train --tile_size", "r2l_jax.data.load(tile_size)")
 def test_tile_size_crops_each_file_to_its_middle(classes, capsys):
     raw, _ = load(classes, tile_size=32)[0]
     np.testing.assert_array_equal(np.round(raw * 65535), [[256 * r + c for c in range(10, 42)] for r in range(4, 36)])
@@ -134,6 +136,7 @@ def test_tiles_of_one_frame_are_never_on_both_sides_of_a_split(frames):
         load(frames, tile_size=32, group="folder")
 
 
+@pytest.mark.shows("train --group", "r2l_jax.data.load(group)")
 def test_classes_may_have_a_folder_for_each_group(classes):
     for path in ("a/p1/1.tiff", "a/p2/2.tiff", "b/p2/3.tiff"):
         (classes / path).parent.mkdir(exist_ok=True)

@@ -70,6 +70,7 @@ def test_microscopy_leaves_out_rare_classes_and_the_unusable_image(microscopy):
     assert dataset.files[7] == (microscopy / f"microscopy/images/{FULL}/EOS_2.tiff",)
 
 
+@pytest.mark.shows("r2l_jax.data.load(download)")
 @pytest.mark.parametrize(("name", "there"), [("Microscopy", True), ("Drone", False)])
 def test_only_a_missing_data_set_is_downloaded(microscopy, monkeypatch, name, there):
     calls = []

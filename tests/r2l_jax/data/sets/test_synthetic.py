@@ -47,6 +47,10 @@ def test_layout(root):
         assert (mask.dtype, mask.shape, set(np.unique(mask))) == (np.uint8, (SIZE, SIZE), {0, 255})
 
 
+@pytest.mark.shows(
+    "train --synthetic_images --synthetic_size",
+    "r2l_jax.data.load(iso, synthetic_images, synthetic_size)",
+)
 @pytest.mark.parametrize("name", ["Synthetic", "SyntheticSegmentation"])
 def test_loads_mosaics_of_an_intensity_with_classes_or_masks(root, name):
     dataset = datasets.load(name, data_dir=root.parent, iso=0.1, synthetic_images=IMAGES, synthetic_size=SIZE)
@@ -64,6 +68,7 @@ def test_loads_mosaics_of_an_intensity_with_classes_or_masks(root, name):
         np.testing.assert_array_equal(target, mask / 255)
 
 
+@pytest.mark.shows("train --classes", "r2l_jax.data.load(classes)")
 def test_parts_of_the_scenes_are_classes_or_an_object(root, tmp_path):
     shutil.copytree(root, tmp_path / root.name)
 

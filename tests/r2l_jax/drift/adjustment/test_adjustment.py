@@ -10,6 +10,7 @@ import tifffile
 from outcomes import of_counts
 from scipy import stats
 
+import isp
 from r2l_jax.cli.flags import build, replace
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
@@ -72,6 +73,13 @@ def column(table, place=1):
     return {row[0]: row[place] for row in table.rows}
 
 
+@pytest.mark.shows(
+    "adjust --exposures --parameters",
+    "adjustment.adjustment adjustment.csv: *, * high, * low, method",
+    "adjustment.adjustment methods.csv: *, method",
+    "adjustment.methods starts.csv: *, start, {} on held-out labels",
+    "adjustment.adjustment parameters.csv: adapted, parameter",
+)
 def test_a_search_that_held_out_labels_confirm_wins_the_score_back(found):
     over_all, of_fold = found
     starts = of_fold.tables["starts"]
@@ -92,6 +100,11 @@ def test_a_search_that_held_out_labels_confirm_wins_the_score_back(found):
     assert [float(each) for each in moved["white_balance"].split()] == pytest.approx([4] * 3, rel=0.05)
 
 
+@pytest.mark.shows(
+    "adjustment.adjustment keys: about, flags, measured, members, notes",
+    "adjustment.adjustment keys: score, scores, title, training, unused, verdict",
+    "adjustment.adjustment parameters.csv: default",
+)
 def test_results_are_found_again_and_printed(config, found, capsys, monkeypatch):
     over_all, of_fold = found
     monkeypatch.setattr(adjustment, "adapt", None)
@@ -100,7 +113,15 @@ def test_results_are_found_again_and_printed(config, found, capsys, monkeypatch)
     assert "fold_0: light=0.25\n" in printed
     assert "\n95% confidence intervals about the model (8 validation samples)\n" in printed
     assert over_all.metadata["verdict"] == ["Adjustment to an exposure of 0.25 recovers 12 to 88 points."]
-    assert over_all.metadata["scores"]["light=0.25"]["before"] == [0.5]
+    assert over_all.metadata["scores"] == {"light=0.25": {"before": [0.5], "after": [1.0]}}
+    about = over_all.metadata
+    assert (about["title"], about["about"], about["members"], about["score"]) == ("Adjustment", "model", [], "accuracy")
+    assert about["notes"] == ["95% confidence intervals about the model (8 validation samples)"]
+    assert (about["training"], about["flags"]["exposures"]) == (of_fold.metadata["training"], (0.25,))
+    about = of_fold.metadata
+    assert (about["title"], about["measured"]) == ("Adjustment to light=0.25, fold 0", "validation")
+    assert (about["flags"]["labeled"], about["notes"], about["unused"]) == (32, ["best checkpoint"], [])
+    assert column(of_fold.tables["parameters"])["white_balance"] == "1 1 1"
     assert {name: each.file.exists() for name, each in of_fold.figures.items()} == {"curves": True, "pictures": True}
     own, drifted = unpacked_blocks(of_fold.outcomes)
     for outcomes, row, right in ((own, "clean", np.ones(8)), (drifted, "nothing", ~BRIGHT[:8])):
@@ -219,6 +240,7 @@ def block(rows, samples):
     return of_counts(rows, ["clean"], samples, np.array([*rows.values()])[:, None])
 
 
+@pytest.mark.shows("adjust --run --output")
 def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(fold, config, tmp_path, monkeypatch, capsys):
     """The first fold of each member validates three samples, the second one five others."""
     each = [
@@ -261,14 +283,19 @@ def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(fold, c
     assert (tmp_path / "output/seed_2/fold_0/light=0.25/outcomes.safetensors").exists()
 
 
+@pytest.mark.shows("adjust --intensities --seed")
 def test_labeled_images_are_of_different_scenes_that_are_not_measured(config, tmp_path, monkeypatch):
     """A run of two intensities has each scene twice."""
     pool = datasets.pooled({0.5: DATASET, 1.0: DATASET})
     fold = brightness.fold(pool, range(16, 80), range(16), config=build(TrainConfig, iso=(0.5, 1.0)))
     config = replace(config, exposures=(), pipelines=(), intensities=(0.05,), labeled=20)
-    monkeypatch.setattr(drifts.datasets, "load", lambda name, **settings: DATASET)
+    taken = {0.05: brightness.images(np.array(INTENSITIES) / 20, BRIGHT)}
+    monkeypatch.setattr(drifts.datasets, "load", lambda name, iso, **settings: taken[iso])
     under = drifts.drifted(config, fold, *config.drifts)
+    np.testing.assert_allclose(under.dataset[5][0], 0.1 + INTENSITIES[2] / 20, rtol=1e-6)
     assert len(set(under.labeled // 2)) == 20
+    again = drifts.drifted(replace(config, seed=1), fold, *config.drifts)
+    assert set(again.labeled // 2) != set(under.labeled // 2)
     assert list(under.samples) == list(range(16))
     others = dataclasses.replace(pool, names=tuple(f"other {name}" for name in pool.names))
     monkeypatch.setattr(drifts.folder, "load", lambda *given, **_: others)
@@ -293,6 +320,16 @@ def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, m
     assert list(under.samples) == list(range(8))
 
 
+@pytest.mark.shows("adjust --pipelines")
+def test_another_pipeline_is_a_drift(config, fold):
+    config = replace(config, exposures=(), pipelines=("parametrized",))
+    under = drifts.drifted(config, fold, *config.drifts)
+    names = isp.parametrized(brightness.CAMERA).stage_names
+    assert under.pipeline.stage_names == names != fold.model.processor.stage_names
+    np.testing.assert_allclose(under.pipeline.black_level[...], brightness.CAMERA.black_level)
+
+
+@pytest.mark.shows("adjust --drifted_data_dir --drifted_camera")
 def test_a_folder_of_classes_is_other_data_of_an_embedded_set(config, tmp_path, capsys):
     """Files of 12x12 are cropped to their middle, 8x8 as in training, and read by the camera of the training."""
     levels = np.linspace(0.1, 0.85, 12)
@@ -329,6 +366,7 @@ def test_a_folder_of_classes_is_other_data_of_an_embedded_set(config, tmp_path, 
         drifts.drifted(config, fold, *config.drifts)
 
 
+@pytest.mark.shows("adjust --sensor --cameras")
 def test_a_model_is_adapted_to_several_drifts_at_once(config, tmp_path):
     slope = 0.05 * np.linspace(0, 1, DATASET.shape[1], dtype=np.float32)
     sloped = dataclasses.replace(DATASET, read=lambda index: (DATASET.read(index)[0] + slope, DATASET.read(index)[1]))
@@ -359,6 +397,7 @@ def test_refuses(config, change, message):
         adjustment.run(replace(config, **change))
 
 
+@pytest.mark.shows("adjust --severities")
 def test_masks_move_with_the_shifted_rows_that_a_model_is_adapted_to(config):
     """The last 10 of 16 rows move one site to the left, and the object in the right half with them."""
     dataset = brightness.half_images(0.3, 0.8, 6)
@@ -372,6 +411,7 @@ def test_masks_move_with_the_shifted_rows_that_a_model_is_adapted_to(config):
         assert (expected != own).sum() == 3 * 10
 
 
+@pytest.mark.shows("adjust --steps --batch_size")
 def test_searches_by_features_start_at_the_models_own_values_times_the_exposures_nearest_to_training(
     fold, config, monkeypatch
 ):
@@ -380,7 +420,7 @@ def test_searches_by_features_start_at_the_models_own_values_times_the_exposures
 
     def watched(self, frozen, searches, raws, targets, steps):
         found = run(self, frozen, searches, raws, targets, min(steps, 1))
-        seen.append((frozen.default, searches, found, steps))
+        seen.append((frozen.default, searches, found, (steps, self.batch_size)))
         return found
 
     monkeypatch.setattr(methods.Searcher, "run", watched)
@@ -404,7 +444,7 @@ def test_searches_by_features_start_at_the_models_own_values_times_the_exposures
     assert tried[np.argmin(distances)].exposure == 4
     assert [search.exposure for search in tried] == [1, 2, 4, 8, 16, 32, 64, 0.5, 0.25]
     assert [search.exposure for search in searches] == [tried[place].exposure for place in nearest]
-    assert (steps, {(search.spread, search.turned) for search in [*tried, *searches]}) == (2, {(0.0, None)})
+    assert (steps, {(search.spread, search.turned) for search in [*tried, *searches]}) == ((2, 32), {(0.0, None)})
     assert default["gamma_correct"] == again["gamma_correct"] == pytest.approx(1.8)
     for one, place in zip(found, nearest, strict=True):
         assert one.task_loss[0] == pytest.approx(distances[place], rel=0.05)

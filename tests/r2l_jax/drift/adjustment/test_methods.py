@@ -52,6 +52,7 @@ def found(config):
     return adjustment.run(config)
 
 
+@pytest.mark.shows("adjustment.adjustment parameters.csv: largest offset")
 def test_the_adapted_run_predicts_as_was_measured(config, found):
     scores = {row: interval[0] for row, interval in found.tables["adjustment"].rows}
     assert list(scores) == [
@@ -74,6 +75,7 @@ def test_the_adapted_run_predicts_as_was_measured(config, found):
     np.testing.assert_allclose(abs(np.log(moved_gamma / gamma)), moved["gamma_correct"], rtol=1e-3)
 
 
+@pytest.mark.shows("adjust --force --method")
 @pytest.mark.parametrize(("severity", "noticed"), [(1, False), (5, True)])
 def test_a_model_is_adapted_if_a_drift_is_noticed(config, monkeypatch, severity, noticed):
     """The reference holds other training samples, without the drift: a model may be surer of these than of others."""
@@ -90,6 +92,7 @@ def test_a_model_is_adapted_if_a_drift_is_noticed(config, monkeypatch, severity,
     fold, found = tried(config, severities=(severity,), method="statistics", labeled=0, force=False)
     assert found.refusal == (None if noticed else "no drift is noticed")
     assert (found.statistics is not None) == noticed
+    assert list(found.models) == ["all statistics", "mixed statistics"]
     new, clean = seen
     trained = fold.dataset.samples(fold.split.train)[0]
     assert (len(new), len(clean)) == (16, 16)
@@ -98,6 +101,7 @@ def test_a_model_is_adapted_if_a_drift_is_noticed(config, monkeypatch, severity,
     np.testing.assert_allclose(clean, trained[places[16:]], atol=1e-5)
 
 
+@pytest.mark.shows("adjust --unlabeled --labeled")
 def test_searches_by_features_see_no_labels_and_labels_go_on_where_these_end(config, monkeypatch):
     seen, run = [], Searcher.run
 

@@ -3,11 +3,12 @@ import pytest
 from small_runs import history, metrics, model
 
 from r2l_jax.cli.flags import replace
-from r2l_jax.drift.forensics.attack import Attack
+from r2l_jax.drift.forensics.attack import Attack, rule_of
 from r2l_jax.drift.search.ranges import deviation
 from r2l_jax.errors import InputError
 from r2l_jax.training import train
 from r2l_jax.training.run import load
+from r2l_jax.training.steps import GradientDescent
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +38,10 @@ def moved(before, config):
     return {name for name, value in model(config).items() if name in before and (value != before[name]).any()}
 
 
+@pytest.mark.shows("train --adv_training --adv_noise_layer")
 def test_the_task_loss_rises_and_only_the_processor_moves(one_epoch, attacked):
     config, summary = attacked
+    assert (rule_of(config), rule_of(one_epoch)) == (Attack, GradientDescent)
     before, after = model(one_epoch), model(config)
     assert after.pop("processor.additive_layer").any()
     assert after.keys() == before.keys()
@@ -61,6 +64,7 @@ def test_deviation_is_that_from_the_earlier_run_s_rendering(attacked):
     assert float(away) > 1e-3
 
 
+@pytest.mark.shows("train --adv_track_differences")
 def test_differences_are_recorded(attacked):
     config, _ = attacked
     folder = config.run_dir / "fold_0"
@@ -80,3 +84,22 @@ def test_refuses_a_parameter_that_the_pipeline_lacks_before_it_trains(attacked):
     with pytest.raises(InputError, match=r"^`adv_parameters` must be one of all, .*; give `adv_noise_layer` as well$"):
         train.run(config, Attack)
     assert not (config.run_dir / "fold_0").exists()
+
+
+@pytest.mark.shows("train --adv_parameters --adv_aux_loss --adv_aux_weight")
+def test_only_the_parameters_that_are_named_move_and_by_less_at_a_price(base, one_epoch):
+    """The weight of an l2 distance, which is not the SSIM, keeps the image close to the default."""
+    uri, away = str(one_epoch.run_dir), {}
+    settings = {"processor_uri": uri, "classifier_uri": uri, "lr": 0.05, "augmentation": "none", "epochs": 1}
+    settings |= {"adv_training": True, "adv_parameters": "gamma_correct", "log_model": False, "save_locally": True}
+    for loss, weight in (("l2", 0.0), ("l2", 1e4), ("ssim", 0.0)):
+        config = replace(base, run_name=f"{loss}_{weight:g}", adv_aux_loss=loss, adv_aux_weight=weight, **settings)
+        train.run(config, Attack)
+        assert moved(model(one_epoch), config) == {"processor.gamma_correct"}
+        (learned,), (fold,) = load(uri), load(config.run_dir / "fold_0/model.safetensors", checkpoint="last")
+        raws, _ = learned.dataset.samples(learned.split.valid)
+        away[loss, weight] = history(config)[0]["val_deviation"]
+        pairs = zip(*(each.model.processor(raws)[:, None] for each in (fold, learned)), strict=True)
+        expected = np.mean([deviation(*pair, loss) for pair in pairs])
+        assert away[loss, weight] == pytest.approx(expected, rel=1e-3)
+    assert away["l2", 1e4] < 0.2 * away["l2", 0.0] != away["ssim", 0.0]

@@ -7,9 +7,10 @@ from r2l_jax.cli import stop
 from r2l_jax.cli.flags import replace
 from r2l_jax.cli.stop import Interrupted
 from r2l_jax.drift.forensics import forensics, sensitivity, tolerance, worst_case
-from r2l_jax.drift.forensics.config import ANALYSES, ForensicsConfig
+from r2l_jax.drift.forensics.config import ANALYSES, ForensicsConfig, ToleranceSettings, WorstCaseSettings
 from r2l_jax.errors import InputError
 from r2l_jax.results.result import Column, Result, Table, read
+from r2l_jax.training.run import load
 
 
 @pytest.fixture
@@ -25,18 +26,18 @@ def group(one_epoch, tmp_path):
     return tmp_path / "group"
 
 
-def table(columns, *rows):
-    return Table("table", [Column("title"), *map(Column, columns)], rows)
+def table(title, columns, *rows):
+    return Table("table", [Column(title), *map(Column, columns)], rows)
 
 
 def made(n):
     """What any of the analyses needs."""
     tables = {
-        "parameters": table(["worst"], ["parameters", 0.1 * n]),
-        "stages": table(["worst"], ["stages", 0.1 * n]),
-        "distances": table(["low", "high"], ["gain", -0.1 * n, 0.2 * n]),
-        "map": table(["1"], ["2", 0.5]),
-        "worst_case": table(["drop"], ["black_level, weight 1", 0.1 * n]),
+        "parameters": table("parameters", ["worst"], ["parameters", 0.1 * n]),
+        "stages": table("images", ["worst"], ["stages", 0.1 * n]),
+        "distances": table("knob", ["low", "high"], ["gain", -0.1 * n, 0.2 * n]),
+        "map": table("x", ["1"], ["2", 0.5]),
+        "worst_case": table("worst case", ["drop"], ["black_level, weight 1", 0.1 * n]),
     }
     worst = {"black_level": "black_level, weight 1"}
     needed = [205, None, 188][n - 2]
@@ -58,6 +59,9 @@ def calls(monkeypatch):
     return calls
 
 
+@pytest.mark.shows(
+    "forensics.forensics keys: title, flags, checkpoint, model, samples, samples_needed, tolerance, worst",
+)
 def test_a_result_is_made_once_and_says_what_it_is_about(config, calls, capsys):
     (found,) = forensics.run(config).values()
     printed = capsys.readouterr().out
@@ -68,6 +72,8 @@ def test_a_result_is_made_once_and_says_what_it_is_about(config, calls, capsys):
         assert kept is not None
         assert kept.metadata == found[name].metadata
         assert kept.metadata["notes"][-1] == "measured on 8 validation samples, best checkpoint"
+        assert kept.metadata.items() >= made(2).metadata.items()
+        assert (kept.metadata["checkpoint"], kept.metadata["model"]) == ("best", load(config.run).identity)
         assert f"fold_0: {kept.text()}\nresults in {config.output_dir}/fold_0/{name}\n" in printed
     assert found["worst_case"].metadata["flags"]["steps"] == 60
     assert found["worst_case"].metadata["title"] == "Worst cases"
@@ -77,6 +83,13 @@ def test_a_result_is_made_once_and_says_what_it_is_about(config, calls, capsys):
     assert not (config.output_dir / "worst_case").exists()
 
 
+@pytest.mark.shows(
+    "forensics.forensics keys: verdict, training, notes",
+    "forensics.forensics worst_case.csv: drop, drop high, drop low, *, worst case",
+    "forensics.forensics parameters.csv: *, worst, worst high, worst low, parameters",
+    "forensics.forensics stages.csv: *, worst, worst high, worst low",
+    "forensics.forensics distances.csv: *, low, low low, low high, high, high low, high high",
+)
 def test_a_group_has_medians_ranges_and_dots_over_its_members(group, calls, capsys):
     config = ForensicsConfig(run=str(group))
     results = forensics.run(config)
@@ -84,6 +97,11 @@ def test_a_group_has_medians_ranges_and_dots_over_its_members(group, calls, caps
     assert list(results) == names
     whole = {name: read(group / "forensics" / name) for name in ANALYSES}
     assert whole["worst_case"].tables["worst_case"].rows == [["black_level, weight 1", pytest.approx((0.3, 0.2, 0.4))]]
+    assert whole["sensitivity"].tables["parameters"].rows == [["parameters", pytest.approx((0.3, 0.2, 0.4))]]
+    assert whole["sensitivity"].tables["stages"].rows == [["stages", pytest.approx((0.3, 0.2, 0.4))]]
+    assert whole["tolerances"].tables["distances"].rows == [
+        ["gain", pytest.approx((-0.3, -0.4, -0.2)), pytest.approx((0.6, 0.4, 0.8))]
+    ]
     assert whole["worst_case"].metadata["verdict"] == [
         "The worst black level that a search found costs 20.0 to 40.0 points in 3 models (30.0 in the median)."
     ]
@@ -105,6 +123,32 @@ def test_a_request_to_stop_is_met_between_analyses(config, calls, monkeypatch):
     with pytest.raises(Interrupted, match="stopped before tolerances of fold_0; the same command resumes with it"):
         forensics.run(config)
     assert calls == ["sensitivity"]
+
+
+@pytest.mark.shows("forensics --by --batch_size --seed --output")
+def test_analyses_get_the_settings(config, tmp_path, monkeypatch):
+    """What each setting does is shown by the tests of the analysis."""
+    given = {}
+
+    def analyze(name, fold, *rest):
+        given[name] = rest
+        return made(2)
+
+    for name, module in {"sensitivity": sensitivity, "tolerance": tolerance, "worst_case": worst_case}.items():
+        monkeypatch.setattr(module, "analyze", functools.partial(analyze, name))
+    monkeypatch.setattr(worst_case, "by_shot", functools.partial(analyze, "shots"))
+    monkeypatch.setattr(forensics.shot_groups, "groups", lambda *_: {})
+    settings = {"tolerance": 3.0, "map": ("gamma_correct", "white_balance"), "batch_size": 3, "seed": 9}
+    searches = {"adv_parameters": ("all",), "adv_aux_loss": "l2", "adv_aux_weight": (2.0,), "adv_noise_layer": True}
+    searches |= {"adv_track_differences": True, "starts": 3, "steps": 5, "step_size": 0.2, "samples": 7}
+    searches |= {"track_n_images": 2}
+    (found,) = forensics.run(replace(config, by=("iso",), **settings, **searches)).values()
+    assert list(found) == [*ANALYSES, "shots"]
+    assert (tmp_path / "forensics/fold_0/shots/result.json").exists()
+    assert given["sensitivity"] == (3,)
+    assert given["tolerance"] == (ToleranceSettings(tolerance=3.0, map=settings["map"]), 3, 9)
+    assert given["worst_case"] == (WorstCaseSettings(**searches), 3, 9)
+    assert given["shots"][0] == ("iso",)
 
 
 @pytest.mark.parametrize(

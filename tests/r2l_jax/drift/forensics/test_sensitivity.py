@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from matplotlib.figure import Figure
 
 import isp
 from r2l_jax.data.raw_dataset import RawDataset
@@ -100,6 +101,13 @@ def test_closed_forms_of_a_head_that_averages(small_heads):
     np.testing.assert_allclose(found.elements["white_balance"], by_gains / 100, rtol=1e-4)
 
 
+@pytest.mark.shows(
+    "forensics.sensitivity parameters.csv: *, natural range, together, worst, worst,{}, parameters",
+    "forensics.sensitivity stages.csv: *, images, together, worst, worst,{}, natural range",
+    "forensics.sensitivity values.csv: value, mean, mean of absolute values",
+    "forensics.sensitivity figures: parameters, stages",
+    "forensics.sensitivity keys: notes",
+)
 def test_the_tables_have_means_over_all_samples_and_over_each_class(case):
     fold, frozen, whole = case
     found = sensitivity.analyze(fold, 4)
@@ -115,3 +123,14 @@ def test_the_tables_have_means_over_all_samples_and_over_each_class(case):
         titles = frozen.declarations[name].element_names(name, each.shape[1:])
         expected = np.abs(each).mean(0).ravel()
         np.testing.assert_allclose([values[title] for title in titles], expected, rtol=1e-3, atol=1e-8)
+        means = found.tables["values"].numbers("mean")
+        np.testing.assert_allclose([means[title] for title in titles], each.mean(0).ravel(), rtol=1e-3, atol=1e-7)
+    ranges = {row[0]: row[1] for row in found.tables["parameters"].rows}
+    assert (ranges["gamma_correct"], ranges["black_level"]) == ("its value", frozen.declarations["black_level"].width)
+    assert {row[1] for row in found.tables["stages"].rows} == {1.0}
+    assert found.metadata["notes"] == [f"the mean loss is {whole.loss.mean():.4f}"]
+    for name in ("parameters", "stages"):
+        axes = Figure().subplots()
+        found.figures[name].draw(axes)
+        shown = [[row[2], *row[4:]] for row in found.tables[name].rows]
+        np.testing.assert_allclose(axes.images[0].get_array(), shown, rtol=1e-5)

@@ -5,6 +5,7 @@ import brightness
 import numpy as np
 import pytest
 from brightness import BRIGHT, GAMMA, dark_images
+from matplotlib.figure import Figure
 from outcomes import of_counts
 
 from r2l_jax.drift.forensics import tolerance
@@ -54,6 +55,12 @@ def assert_in_gap(end, expected):
     assert inner < end < outer
 
 
+@pytest.mark.shows(
+    "forensics --tolerance",
+    "forensics.tolerance tolerances.csv: low, high, low low, low high",
+    "forensics.tolerance distances.csv: knob, low, high, low is the limit, high is the limit",
+    "forensics.tolerance keys: tolerated, score, samples, tolerance",
+)
 def test_intervals_end_where_the_third_sample_is_lost_or_at_the_limit(analysis):
     third = np.sort(INTENSITIES)[-3]
     for name, value, expected in (
@@ -70,7 +77,7 @@ def test_intervals_end_where_the_third_sample_is_lost_or_at_the_limit(analysis):
         assert low == pytest.approx(value / 100, rel=1e-5)
         assert analysis.metadata["tolerated"][name] == pytest.approx([low, high])
     assert ends(analysis, "black_level") == [pytest.approx((-0.1,) * 3), pytest.approx((0.85,) * 3)]
-    assert (analysis.metadata["score"], analysis.metadata["samples"]) == (1, 20)
+    assert [analysis.metadata[name] for name in ("score", "samples", "tolerance")] == [1, 20, 0.12]
 
 
 @pytest.fixture
@@ -102,6 +109,7 @@ def test_an_end_is_where_a_line_between_two_positions_crosses_the_tolerance(meas
     assert interval == pytest.approx([high] * 2)
 
 
+@pytest.mark.shows("forensics.tolerance tolerances.csv: fails above, fails below")
 def test_failure_is_shown_at_the_nearest_position_where_a_paired_test_finds_it(measure):
     """A loss of 3 of 50 samples may be 1 of 50 in other samples, which is the tolerance; a loss of all may not."""
     measure(lambda raws, gain: np.log(gain) >= np.where(raws > 0.25, 0.5, 0.2))
@@ -127,6 +135,7 @@ def test_ends_do_not_depend_on_the_resamples(measure):
     assert_in_gap(math.log(highs[0][0]), 0.2)
 
 
+@pytest.mark.shows("forensics.tolerance keys: samples_needed, notes, groups")
 @pytest.mark.parametrize(("groups", "size"), [(480, 1), (120, 4)])
 def test_too_few_samples_for_the_tolerance_are_stated(measure, groups, size):
     """At an end, the share of groups that is lost is the tolerance; the samples of a group are equal."""
@@ -140,6 +149,7 @@ def test_too_few_samples_for_the_tolerance_are_stated(measure, groups, size):
     assert (line in found.metadata["notes"]) == (samples < needed) == (groups == 120)
 
 
+@pytest.mark.shows("forensics.tolerance tolerances.csv: high low, high high")
 def test_resamples_draw_groups_each_compared_with_its_default(measure):
     """Two groups, of which one is lost by default: a resample loses all of its other group, or has none to lose."""
     measure(lambda raws, gain: np.log(gain) >= np.where(raws > 0.5, -9, 0.3))
@@ -154,6 +164,7 @@ def test_resamples_draw_groups_each_compared_with_its_default(measure):
     assert of_knob(found, "white_balance")[5:] == [None, None]
 
 
+@pytest.mark.shows("forensics --map", "forensics.tolerance map.csv: *")
 def test_the_map_of_a_pair_is_that_of_both_knobs(analysis):
     table = analysis.tables["map"]
     gains = np.array([float(row[0]) for row in table.rows])
@@ -165,3 +176,25 @@ def test_the_map_of_a_pair_is_that_of_both_knobs(analysis):
     rendered = np.minimum(linear[:, None], 1) ** (1 / np.reshape(gammas, (-1, 1)))
     scores = np.array([row[1:] for row in table.rows])
     np.testing.assert_allclose(scores, (rendered < BRIGHT ** (1 / GAMMA)).mean(-1), atol=1e-6)
+
+
+@pytest.mark.shows(
+    "forensics.tolerance figures: tolerances, map",
+    "forensics.tolerance tolerances.csv: knob, quantity, value",
+)
+def test_figures_have_the_numbers_of_the_tables(analysis):
+    bars, cells = (Figure().subplots() for _ in range(2))
+    analysis.figures["tolerances"].draw(bars)
+    rows = analysis.tables["distances"].rows
+    found = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in bars.patches]
+    np.testing.assert_allclose(found, [row[1:3] for row in rows])
+    titles = [title.get_text().split()[0] for title in bars.get_yticklabels()]
+    assert titles == [row[0] for row in rows]
+    whiskers = [line.get_xdata() for line in bars.lines if len(set(line.get_ydata())) == 1]
+    place = titles.index("gamma_correct")
+    ends_of_gamma = np.log(np.array([end[1:] for end in ends(analysis, "gamma_correct")]) / GAMMA)
+    np.testing.assert_allclose(sorted(map(sorted, whiskers[2 * place : 2 * place + 2])), ends_of_gamma, atol=1e-5)
+    analysis.figures["map"].draw(cells)
+    scores = np.array([row[1:] for row in analysis.tables["map"].rows])
+    np.testing.assert_allclose(cells.images[0].get_array(), scores)
+    assert of_knob(analysis, "gamma_correct")[:3] == ["gamma_correct", "gamma", pytest.approx(GAMMA)]

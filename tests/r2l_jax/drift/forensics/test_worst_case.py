@@ -4,6 +4,7 @@ import brightness
 import numpy as np
 import pytest
 from brightness import dark_images
+from matplotlib.figure import Figure
 from outcomes import of_counts
 from PIL import Image
 
@@ -32,6 +33,12 @@ def fold():
     return brightness.fold(dark_images([0.2, 0.3, 0.4, 0.48, 0.49] * 2, side=8), range(5, 10), [4, 3, 2, 1, 0])
 
 
+def drawn(figure):
+    axes = Figure().subplots()
+    figure.draw(axes)
+    return axes
+
+
 def analyze(fold, **changes):
     return worst_case.analyze(fold, dataclasses.replace(SETTINGS, **changes), 4, 0)
 
@@ -41,6 +48,7 @@ def analysis(fold):
     return analyze(fold)
 
 
+@pytest.mark.shows("forensics --samples")
 def test_searches_see_no_sample_that_is_measured(fold):
     assert sorted(worst_case.drawn(fold, SETTINGS, 0)) == list(range(5, 10))
     few = worst_case.drawn(fold, dataclasses.replace(SETTINGS, samples=2), 0)
@@ -48,11 +56,32 @@ def test_searches_see_no_sample_that_is_measured(fold):
     assert set(few) < set(range(5, 10))
 
 
+@pytest.mark.shows("forensics.worst_case keys: notes")
 def test_a_search_on_measured_samples_says_so(analysis):
     assert "notes" not in analysis.metadata
     same = brightness.fold(dark_images([0.2, 0.3, 0.48, 0.49], side=8), range(4), range(4))
     (note,) = analyze(same, adv_parameters=("gamma_correct",), steps=1, starts=1).metadata["notes"]
     assert note == "searched on samples that are also measured, so drops are too large for other samples"
+
+
+@pytest.mark.shows("forensics --steps --step_size --track_n_images --adv_track_differences")
+def test_a_search_takes_steps_of_its_size_and_pictures_show_as_many_samples(fold, monkeypatch):
+    """Adam's first step is the learning rate, here a fraction of the natural range of gamma, a factor of e."""
+    shown, sheet = [], worst_case.contact_sheet
+    monkeypatch.setattr(
+        worst_case, "contact_sheet", lambda images, **size: shown.append(images) or sheet(images, **size)
+    )
+    settings = {"adv_parameters": ("gamma_correct",), "adv_aux_weight": (0.0,), "adv_noise_layer": False, "starts": 1}
+    for step_size, steps, count in ((0.05, 1, 2), (0.02, 1, 3), (0.02, 6, 2)):
+        found = analyze(fold, **settings, step_size=step_size, steps=steps, track_n_images=count)
+        ((_, default, worst),) = (row for row in found.tables["values"].rows if row[0] == "gamma_correct")
+        if steps == 1:
+            assert abs(np.log(worst / default)) == pytest.approx(step_size, rel=1e-3)
+        lines = drawn(found.figures["task_loss"]).lines
+        assert len(lines[0].get_xdata()) == steps
+        assert len(shown.pop()) == 3 * count
+        assert "worst_gamma_correct" in found.figures
+    assert "worst_gamma_correct" not in analyze(fold, **settings, steps=1, adv_track_differences=False).figures
 
 
 def test_the_first_search_of_a_group_starts_at_the_default_and_others_beside_it(fold):
@@ -69,7 +98,13 @@ def test_the_first_search_of_a_group_starts_at_the_default_and_others_beside_it(
     assert len({float(end.parameters["gamma_correct"]) for end in ends}) == 3
 
 
-def test_a_row_for_each_group_and_weight(analysis):
+@pytest.mark.shows(
+    "forensics --adv_parameters --adv_aux_weight --adv_noise_layer",
+    "forensics.worst_case worst_case.csv: worst case, *, drop, loss, largest change",
+    "forensics.worst_case values.csv: value, *, default",
+    "forensics.worst_case keys: score, parameters, worst, verdict",
+)
+def test_a_row_for_each_group_and_weight(analysis, fold):
     table = analysis.tables["worst_case"]
     titles = [f"{group}, weight {weight:g}" for group in SETTINGS.adv_parameters for weight in SETTINGS.adv_aux_weight]
     assert [row[0] for row in table.rows] == titles
@@ -89,6 +124,12 @@ def test_a_row_for_each_group_and_weight(analysis):
     assert of_gamma == pytest.approx(analysis.metadata["parameters"][cheap]["gamma_correct"])
     assert of_gamma > default == of_layer
     assert not np.any(analysis.metadata["parameters"][cheap]["additive_layer"])
+    assert analysis.metadata["worst"]["gamma_correct"] == cheap
+    lost = max(numbers["drop"].values())
+    assert analysis.metadata["verdict"] == [f"The worst processing that a search found costs {100 * lost:.3g} points."]
+    raws, pipeline = fold.dataset.samples(fold.measured_indices)[0], fold.model.processor
+    changed = pipeline.with_values({"gamma_correct": np.float32(of_gamma)})(raws) - pipeline(raws)
+    assert numbers["largest change"][cheap] == pytest.approx(np.abs(changed).max(), rel=1e-4)
     # A heavy price keeps the default.
     assert numbers["SSIM"][cheap] < numbers["SSIM"][dear]
     for name in ("largest change", "CIEDE2000", "CIEDE2000, 95%"):
@@ -114,6 +155,7 @@ def test_differences_are_bright_where_the_worst_case_brightens(fold, monkeypatch
             np.testing.assert_allclose(picture[2:-2, 2:-2], 0.5 + factor * difference, atol=1e-3)
 
 
+@pytest.mark.shows("forensics --adv_aux_loss --starts", "forensics.worst_case worst_case.csv: range of starts")
 @pytest.mark.parametrize(("aux_loss", "weight"), [("ssim", 40.0), ("l2_sum", 0.3)])
 def test_a_search_knows_the_shifts_of_single_values(fold, aux_loss, weight):
     """The price keeps the first start at the default, where two of five samples are a small step from being lost."""
@@ -121,13 +163,17 @@ def test_a_search_knows_the_shifts_of_single_values(fold, aux_loss, weight):
     changes = settings | {"adv_track_differences": False, "steps": 20, "step_size": 0.01}
 
     def found(**others):
-        return list(analyze(fold, **changes | others).tables["worst_case"].numbers("accuracy").values())
+        table = analyze(fold, **changes | others).tables["worst_case"]
+        return [list(table.numbers(name).values()) for name in ("accuracy", "range of starts")]
 
-    assert found(adv_aux_weight=(weight,), starts=1) == [1]
+    assert found(adv_aux_weight=(weight,), starts=1) == [[1], [0]]
     # A thousand times the price leaves the default alone.
-    assert found(adv_aux_weight=(weight, 1000 * weight)) == pytest.approx([0.6, 1])
+    scores, ranges = found(adv_aux_weight=(weight, 1000 * weight))
+    assert scores == pytest.approx([0.6, 1])
+    assert ranges == pytest.approx([0.4, 0])
 
 
+@pytest.mark.shows("forensics.worst_case model.csv: *, samples, default, all")
 def test_each_group_of_samples_is_scored_by_the_outcomes_of_the_worst_cases():
     """Five samples of the cameras A, B, A, B, A; in another order than in the data set."""
     valid = [9, 4, 7, 2, 5]

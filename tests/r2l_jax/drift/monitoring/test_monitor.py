@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import smears
+from matplotlib.figure import Figure
 from scipy import stats
 
 from r2l_jax.drift.monitoring import alarm, expected, monitor
@@ -107,6 +108,7 @@ def test_below_the_validated_numbers_of_images_an_alarm_has_no_causes_or_score(
     assert [row[0] for row in found.tables["expected"].rows] == ["without drift"]
 
 
+@pytest.mark.shows("monitoring.monitor keys: notes")
 def test_a_task_without_probabilities_is_said_not_to_be_tested_and_has_no_figure_of_confidence(monitored, monkeypatch):
     class Counting(Task):
         """Predicts a number for each image."""
@@ -118,6 +120,50 @@ def test_a_task_without_probabilities_is_said_not_to_be_tested_and_has_no_figure
     assert [*monitored(np.zeros((8, 2, 4)), 0.1, windows).result(0, "", {}).figures] == ["p_values"]
 
 
+@pytest.mark.shows(
+    "monitoring.monitor windows.csv: window, images, p-value, alarm, strongest sign",
+    "monitoring.monitor tests.csv: window, *, confidence",
+    "monitoring.monitor statistics.csv: statistic, reference, new, distance, p-value",
+    "monitoring.monitor expected.csv: reference, *, * high, * low",
+    "monitoring.monitor figures: p_values, confidence",
+    "monitoring.monitor keys: title, p_value, windows, alarm, explained",
+)
+def test_each_window_is_a_row_of_the_tables_and_a_point_of_the_figures(monitored):
+    of_first = [Statistic("mean", 1.0, 2.0, 0.5, 0.03), Statistic("spread", 3.0, 2.5, 0.2, 0.4)]
+    of_second = [Statistic("mean", 1.0, 7.0, 0.9, 0.001)]
+    windows = [
+        Window("a", ["1", "2", "3"], False, 0.2, [], {"pixels": 0.3, "outputs": 0.1}, of_first, 0.7),
+        Window("b", ["4", "5"], True, 0.004, [], {"pixels": 0.02, "outputs": 0.005}, of_second, 0.4),
+    ]
+    found = monitored(np.zeros((8, 2, 4)), 0.01, windows, explained=Explained()).result(2, "", {})
+    assert found.tables["windows"].records() == [
+        {"window": "a", "images": 3, "p-value": 0.2, "alarm": False, "strongest sign": ""},
+        {"window": "b", "images": 2, "p-value": 0.004, "alarm": True, "strongest sign": "mean"},
+    ]
+    assert found.tables["tests"].records() == [
+        {"window": "a", "pixels": 0.3, "outputs": 0.1, "confidence": 0.7},
+        {"window": "b", "pixels": 0.02, "outputs": 0.005, "confidence": 0.4},
+    ]
+    # Of the window that differs most.
+    (row,) = found.tables["statistics"].records()
+    assert row == {"statistic": "mean", "reference": 1.0, "new": 7.0, "distance": 0.9, "p-value": 0.001}
+    assert found.tables["expected"].rows == [["without drift", CLEAN.score]]
+    metadata = found.metadata
+    assert (metadata["title"], metadata["p_value"], metadata["windows"]) == ("Camera monitor", 0.008, windows)
+    assert (metadata["alarm"], metadata["explained"]) == (True, Explained())
+    p_values, confidence = (Figure(layout="constrained").subplots() for _ in range(2))
+    found.figures["p_values"].draw(p_values)
+    lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in p_values.lines}
+    assert lines["pixels"] == ([1, 2], [0.3, 0.02])
+    assert lines["outputs"] == ([1, 2], [0.1, 0.005])
+    assert lines["all tests"] == ([1, 2], [0.2, 0.004])
+    assert lines["alarm"] == ([2], [0.004])
+    assert lines["level 0.01"][1] == [0.01, 0.01]
+    found.figures["confidence"].draw(confidence)
+    assert [list(line.get_ydata()) for line in confidence.lines] == [[0.7, 0.4]]
+
+
+@pytest.mark.shows("monitoring.monitor keys: verdict")
 @pytest.mark.parametrize(
     ("tolerance", "loss", "alarm"),
     [

@@ -66,6 +66,7 @@ def test_the_strength_of_a_filter_counts_from_the_kernel_that_changes_nothing():
         np.testing.assert_allclose(kernel, copy + strength * (DRONE["gaussian_blur"] - copy), atol=1e-5)
 
 
+@pytest.mark.shows("isp.Parameter(unit, tuned, neutral)")
 @pytest.mark.parametrize(
     ("value", "declared", "quantities"),
     [

@@ -5,6 +5,7 @@ import brightness
 import envelope_errors
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
 import isp
@@ -42,6 +43,17 @@ def settings(tmp_path):
     return made
 
 
+def of_tests(found):
+    return found.tables["tests"].records()
+
+
+@pytest.mark.shows(
+    "evaluate --envelope",
+    "synthesis.envelope keys: about, flags, groups, identity, measured, models",
+    "synthesis.envelope keys: notes, samples, score, tests, title, training, verdict",
+    "synthesis.envelope cameras.csv: *, camera, loss, upper limit",
+    "synthesis.envelope limits.csv: high, limit, low, unit",
+)
 def test_limits_without_a_failure_are_stated_with_their_confidence(settings, tmp_path, capsys):
     found = envelope.run(settings({"exposure": [-0.2, 0.3], "black_level": [-5, 5]}))
     written = json.loads((tmp_path / "envelope/envelope.json").read_text())
@@ -65,6 +77,24 @@ def test_limits_without_a_failure_are_stated_with_their_confidence(settings, tmp
     parts = "4% for the images, 0.5% for the cameras within the given limits, 0.5% for those within all proposals"
     assert f"error of the whole procedure: {parts}" in printed
     assert printed.count(sentence) == 1
+    cameras = found.tables["cameras"].records()
+    assert [row["camera"] for row in cameras] == [f"{number}" for number in range(104)]
+    assert {(row["loss"], row["fails"]) for row in cameras} == {(0.0, False)}
+    assert [row["upper limit"] for row in cameras] == pytest.approx([above / 100] * 104)
+    assert all(-0.2 <= row["exposure"] <= 0.3 and -5 <= row["black_level"] <= 5 for row in cameras)
+    rows = [[row[name] for name in ("limit", "unit", "low", "high")] for row in found.tables["limits"].records()]
+    assert rows == [["exposure", "stops", -0.2, 0.3], ["black_level", "digital numbers of 12 bits", -5, 5]]
+    about = found.metadata
+    assert (about["title"], about["score"], about["measured"]) == (
+        "Operating envelope",
+        "accuracy",
+        "validation samples",
+    )
+    assert (about["samples"], about["groups"], about["about"], about["models"]) == (10, 10, "model", [RUN.identity])
+    assert about["training"] == {"fold_0": RUN.folds[0].training}
+    assert (about["flags"]["tolerance"], about["identity"]) == (50, written["identity"])
+    assert about["tests"] == [{name: written[name] for name in about["tests"][0]}]
+    assert about["notes"][0] == "measured on 10 validation samples, best checkpoint"
 
 
 def test_groups_are_stated_and_too_few_of_them_refused(settings, monkeypatch):
@@ -82,6 +112,7 @@ def test_groups_are_stated_and_too_few_of_them_refused(settings, monkeypatch):
             envelope.run(wanted)
 
 
+@pytest.mark.shows("evaluate --tolerance")
 def test_the_tolerance_is_in_points(settings, monkeypatch):
     """Half the light loses 4 of the 10 samples with every camera: at most 95.6 points, see the score interval."""
     labels = (np.arange(12) < 6).astype(np.int32)
@@ -90,6 +121,14 @@ def test_the_tolerance_is_in_points(settings, monkeypatch):
     limits = {"exposure": [-1, -1]}
     tests = [envelope.run(settings(limits, tolerance=each, proposals=0)).metadata["tests"][0] for each in (95.0, 96.0)]
     assert [(each["failures"], each["tolerance"]) for each in tests] == [(90, 0.95), (0, 0.96)]
+
+
+@pytest.mark.shows("evaluate --confidence")
+def test_less_confidence_takes_fewer_cameras(settings):
+    """Of an allowed error of 10%, the images have four fifths, and the given limits half of the rest."""
+    (found,) = envelope.run(settings({"exposure": [-0.2, 0.3]}, confidence=0.9)).metadata["tests"]
+    assert 0.95**89 > 0.01 > 0.95**90
+    assert (found["draws"], found["confidence"], found["fraction"]) == (90, 0.9, pytest.approx(0.01 ** (1 / 90)))
 
 
 def test_a_sample_of_several_seeds_counts_once(settings, capsys, tmp_path):
@@ -102,17 +141,28 @@ def test_a_sample_of_several_seeds_counts_once(settings, capsys, tmp_path):
     assert "measured on 10 validation samples, best checkpoint" in capsys.readouterr().out
 
 
+@pytest.mark.shows(
+    "synthesis.envelope cameras.csv: fails",
+    "synthesis.envelope limits.csv: proposed {}, rank correlation,{}",
+    "synthesis.envelope limits.csv: ",
+    "synthesis.envelope tests.csv: cameras, failures, fraction at least, limits",
+    "synthesis.envelope figures: limits",
+)
 def test_limits_that_fail_are_explained_and_shrunk(settings, tmp_path, monkeypatch):
     titles, sheet = [], envelope.contact_sheet
     monkeypatch.setattr(
         envelope, "contact_sheet", lambda images, **size: titles.extend(images) or sheet(images, **size)
     )
+    drawings, figure = [], envelope.Figure
+    monkeypatch.setattr(envelope, "Figure", lambda draw, *how: drawings.append(draw) or figure(draw, *how))
     found = envelope.run(settings({"exposure": [-1, 0.3], "defocus": [0, 1]}))
     table = found.tables["cameras"]
     exposures = np.array([row[table.columns.index(result.Column("exposure"))] for row in table.rows])
     fails = np.array([row[2] for row in table.rows])
     # Blur rounds the light of a camera that is as close to the threshold as this.
     np.testing.assert_array_equal((fails != (exposures < STOPS)) & (np.abs(exposures - STOPS) > 0.001), False)
+    lost = np.array([row[1] for row in table.rows])[np.abs(exposures - STOPS) > 0.001]
+    np.testing.assert_array_equal(lost, fails[np.abs(exposures - STOPS) > 0.001])
     assert titles[4].strip() == f"camera {fails.argmax()} loses 100 points"
     first, *_, last = found.metadata["tests"]
     assert (first["failures"], first["holds"], last["holds"]) == (int(fails.sum()), False, True)
@@ -127,21 +177,38 @@ def test_limits_that_fail_are_explained_and_shrunk(settings, tmp_path, monkeypat
     # Each of three proposals has a third of 0.5% of the error.
     assert last["draws"] == 125
     assert 0.95**124 > 0.005 / 3 > 0.95**125
+    counted = [[row[name] for name in ("cameras", "failures", "fraction at least")] for row in of_tests(found)]
+    assert counted == [[each["draws"], each["failures"], each["fraction"]] for each in found.metadata["tests"]]
+    assert [row["limits"] for row in of_tests(found)] == ["given", *(f"proposal {n}" for n in range(1, len(counted)))]
+    for name, *_, low, high in found.tables["limits"].rows:
+        assert (low, high) == (proposed[name]["low"], proposed[name]["high"])
+    axes = Figure().subplots()
+    drawings[0](axes)
+    passing, failing, *_ = (line.get_xdata() for line in axes.lines)
+    # Exposures from -1 to 0.3 stops are drawn from 0 to 1.
+    np.testing.assert_allclose(failing, (exposures[fails] + 1) / 1.3)
+    np.testing.assert_allclose(passing, (exposures[~fails] + 1) / 1.3)
     towards = {row[0]: row[4:6] for row in found.tables["limits"].rows}
+    below = stats.spearmanr(np.maximum(-exposures, 0), [row[1] for row in table.rows]).statistic
+    half = 1.959964 * np.sqrt(1.06 / (len(exposures) - 3))
+    ends = np.tanh([np.arctanh(below) - half, np.arctanh(below) + half])
+    assert towards["exposure"][0] == pytest.approx((below, *ends))
     assert towards["exposure"][0][1] > 0.5
     assert abs(towards["defocus"][1][0]) < 0.3
 
 
+@pytest.mark.shows("evaluate --draws --proposals")
 def test_draws_depend_neither_on_the_batch_nor_on_their_number(settings, monkeypatch):
     given = {"exposure": [-0.5, 0.3], "row_noise": [0, 100]}
     wanted = settings(given, proposals=0)
     table = envelope.run(wanted).tables["cameras"].rows
     monkeypatch.setattr(measure, "TOGETHER", 7)
     more = envelope.run(replace(wanted, draws=110, batch_size=3)).tables["cameras"].rows
-    assert more[:90] == table
+    assert (len(more), more[:90]) == (110, table)
     assert envelope.run(replace(wanted, seed=1)).tables["cameras"].rows != table
 
 
+@pytest.mark.shows("evaluate --stop_early --fraction")
 @pytest.mark.parametrize(("values", "failures"), [({}, 1), ({"draws": 40, "fraction": 0.8}, 3)])
 def test_a_stop_at_a_failure_has_its_exact_bound(settings, tmp_path, values, failures):
     """If this were the fraction, so late a stop, or a later one, would have a probability of the error, which is 1%."""

@@ -4,11 +4,11 @@ import pathlib
 import signal
 
 import brightness
+import by_hand
 import folds_by_hand
 import msgspec
 import numpy as np
 import pytest
-from scipy import stats
 
 from r2l_jax.cli.flags import build, replace
 from r2l_jax.cli.stop import Interrupted
@@ -33,6 +33,7 @@ FOLDS = [
 ]
 LEARNED = brightness.fold(DATASET, range(8), range(8, 16))
 BRIGHTENED = {"against": ("corruptions",), "corruptions": ("brightness",), "severities": (5,)}
+NOISY = ("corruptions", "gaussian_noise.5")
 
 
 @pytest.fixture(autouse=True)
@@ -75,10 +76,19 @@ def found(settings, group):
     return {(training, case): dict(zip(names, row, strict=True)) for training, case, *row in table.rows}
 
 
+GROUPS = ("clean", "corruptions")
+
+
 def rows(table):
     return {row[0]: row[1:] for row in table.rows}
 
 
+@pytest.mark.shows(
+    "evaluate --run --pipelines --corruptions --severities",
+    "synthesis.evaluation keys: cases, classes, dataset, flags, measured, notes, score, title, training",
+    "synthesis.evaluation models.csv: *, case, drop, loss, model",
+    "synthesis.summary keys: about, samples, measured, training, title, score, cases, flags",
+)
 def test_each_group_of_cases_has_its_result_and_all_have_a_summary(settings, measured, capsys):
     summary = evaluation.run(settings).summaries["static"]
     output = settings.output_dir
@@ -101,12 +111,50 @@ def test_each_group_of_cases_has_its_result_and_all_have_a_summary(settings, mea
     assert (metadata["about"], metadata["samples"], metadata["measured"]) == ("model", 16, "validation samples")
     assert metadata["training"] == {f"fold_{number}": fold.training for number, fold in enumerate(FOLDS)}
     assert "95% confidence intervals about the model (16 validation samples)" in capsys.readouterr().out
+    assert (metadata["title"], metadata["score"]) == ("Drops under drift", "accuracy")
+    assert metadata["cases"] == ["clean", OTHER, TRAINED, "gaussian_noise.1", "gaussian_noise.5"]
+    assert metadata["flags"]["severities"] == (1, 5)
+    about = result.read(output / "corruptions").metadata
+    assert about.pop("flags")["severities"] == [1, 5]
+    assert about == {
+        "title": "Common corruptions",
+        "notes": ["measured on 16 validation samples, best checkpoint"],
+        "score": "accuracy",
+        "measured": "validation samples",
+        "cases": ["gaussian_noise.1", "gaussian_noise.5"],
+        "dataset": "brightness",
+        "classes": ["dark", "bright"],
+        "training": metadata["training"],
+    }
+    # The logits are plus and minus the distance from the threshold.
+    margins = np.abs(INTENSITIES ** (1 / brightness.GAMMA) - brightness.BRIGHT ** (1 / brightness.GAMMA))
+    losses = [found(settings, "clean")[f"fold_{number}", "clean"]["loss"] for number in (0, 1)]
+    assert losses == pytest.approx([np.log1p(np.exp(-2 * each)).mean() for each in (margins[:10], margins[10:])])
     block = measure.unpacked_blocks(result.read(output / "corruptions").outcomes)[1]
     np.testing.assert_array_equal(block.samples, range(10, 16))
     assert block.score("fold_1", "gaussian_noise.5") == noise["fold_1", "gaussian_noise.5"]["accuracy"]
     # What is there is found again.
     again = evaluation.run(settings).summaries["static"]
     assert (again.tables, len(measured)) == (summary.tables, 6)
+
+
+@pytest.mark.shows("synthesis.evaluation figures: scores")
+def test_scores_are_drawn_by_severity_or_by_model(settings, monkeypatch):
+    drawn, draw = [], evaluation.heat_map
+    monkeypatch.setattr(
+        evaluation, "heat_map", lambda *given, **how: drawn.append((*given, how)) or draw(*given, **how)
+    )
+    evaluation.run(settings)
+    (scores, models, cases, how), (of_kinds, kinds, severities, _) = drawn
+    rows = found(settings, "pipelines")
+    assert scores == [[rows[model, case]["accuracy"] for case in cases] for model in models]
+    assert (models, cases, how["framed"]) == (["fold_0", "fold_1"], [OTHER, TRAINED], [(0, 1), (1, 1)])
+    rows = found(settings, "corruptions")
+    each = [
+        [rows[f"fold_{number}", f"gaussian_noise.{severity}"]["accuracy"] for severity in (1, 5)] for number in (0, 1)
+    ]
+    np.testing.assert_allclose(of_kinds, [np.average(each, 0, weights=[10, 6])])
+    assert (kinds, severities) == (["gaussian_noise"], ["1", "5"])
 
 
 def test_a_smaller_evaluation_goes_beside_a_larger_one(group, runs, capsys):
@@ -132,6 +180,11 @@ def test_a_smaller_evaluation_goes_beside_a_larger_one(group, runs, capsys):
     assert result.read(place).metadata["cases"] == ["clean", "brightness.3"]
 
 
+@pytest.mark.shows(
+    "evaluate --against --intensities --exposures --by",
+    "synthesis.summary *.csv: *, clean {}, in, largest drop, mean drop, samples",
+    "synthesis.summary keys: clean, groups",
+)
 def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, runs, settings, capsys):
     """At half the light, all images are dark, and bright ones are mistaken."""
     labels = INTENSITIES > brightness.BRIGHT
@@ -166,6 +219,7 @@ def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, runs, s
     assert stated in capsys.readouterr().out
 
 
+@pytest.mark.shows("evaluate --sensor --cameras")
 def test_states_and_other_cameras_are_cases_beside_severities(settings, tmp_path):
     """A darker image is lost if its intensity falls below the threshold, whatever makes it darker."""
     darker = dataclasses.replace(brightness.CAMERA, black_level=(0.06,) * 4)
@@ -212,6 +266,10 @@ def test_interrupted_it_resumes_with_the_group_of_cases(settings, measured, monk
     assert [cases[0] for _, cases in measured] == [OTHER, OTHER, "gaussian_noise.1", "gaussian_noise.1"]
 
 
+@pytest.mark.shows(
+    "synthesis.comparison keys: title, score, training, flags, notes, cases",
+    "synthesis.comparison drops.csv: *, * high, * low, drop,points",
+)
 def test_several_runs_are_rows_of_the_matrix(settings, runs, tmp_path, capsys):
     uris = (str(tmp_path / "runs/learned"), str(tmp_path / "runs/static"))
     both = dataclasses.replace(settings, run=uris, against=("pipelines",), output=None)
@@ -223,6 +281,18 @@ def test_several_runs_are_rows_of_the_matrix(settings, runs, tmp_path, capsys):
     # The runs were not measured on the same samples.
     assert "differences" not in compared.tables
     assert capsys.readouterr().out.splitlines()[1].split() == ["drop,", "points", "learned", "static"]
+    assert (compared.metadata["title"], compared.metadata["score"]) == ("Runs under drift", "accuracy")
+    assert compared.metadata["training"] == {
+        "learned/fold_0": LEARNED.training, **{f"static/fold_{number}": FOLDS[number].training for number in (0, 1)}
+    }  # fmt: skip
+    assert compared.metadata["flags"]["pipelines"] == [OTHER, TRAINED]
+    alone = [result.read(pathlib.Path(uri) / "evaluation") for uri in uris]
+    assert compared.metadata["notes"] == [each.metadata["notes"][-1] for each in alone]
+    for name, *drops in compared.tables["drops"].rows[1:]:
+        assert drops == [rows(each.tables["drops"]).get(name, [None])[0] for each in alone]
+    assert compared.tables["drops"].rows[0][1:] == [
+        result.Column("", format=result.SCORE).text(rows(each.tables["drops"])["clean"][1]) for each in alone
+    ]
     # A comparison in other cases goes beside this one, as long as both runs are the same.
     smaller = dataclasses.replace(both, **BRIGHTENED)
     evaluation.run(smaller)
@@ -245,6 +315,13 @@ def group(runs, tmp_path):
     return tmp_path / "group"
 
 
+@pytest.mark.shows(
+    "evaluate --about",
+    "synthesis.summary drops.csv: *, * high, * low, drop, drop high, drop low, test",
+    "synthesis.summary cases.csv: drop, drop high, drop low, test",
+    "synthesis.summary members.csv: clean {}, corruptions, run, *",
+    "synthesis.summary keys: members",
+)
 def test_a_group_is_measured_together_with_its_ensemble(group, runs, measured, capsys):
     settings = EvaluationConfig(run=(str(group),), against=("corruptions",), corruptions=("brightness",))
     assert settings.output_dir == group / "evaluation"
@@ -265,16 +342,33 @@ def test_a_group_is_measured_together_with_its_ensemble(group, runs, measured, c
     widths = [high - low for _, low, high in (rows(each.tables["drops"])["clean"][1] for each in (summary, narrower))]
     assert widths[1] < widths[0]
     # Each of the 16 samples counts once, not once a seed: the interval is that of 16 means over the seeds.
-    (block,) = measure.unpacked_blocks(result.read(settings.output_dir / "clean").outcomes)
-    each = [block.at(name, "clean") for name in names]
-    right = np.mean([outcome["predicted"] == outcome["target"] for outcome in each], 0)
-    apart = np.abs(right - np.median(right))
-    count = np.count_nonzero(apart)
-    squares = np.square(right - right.mean()).sum() + 2 * apart.max() ** (2 * count / (count + 1))
-    half = stats.t.ppf(0.975, 17) * np.sqrt(squares / 17 / 18)
-    assert rows(narrower.tables["drops"])["clean"][1] == pytest.approx(
-        (right.mean(), right.mean() - half, min(right.mean() + half, 1))
+    clean, brightened = (
+        measure.unpacked_blocks(result.read(settings.output_dir / group).outcomes)[0] for group in GROUPS
     )
+
+    def right(block, case):
+        each = [block.at(name, case) for name in names]
+        return np.mean([outcome["predicted"] == outcome["target"] for outcome in each], 0)
+
+    of_samples = right(clean, "clean")
+    estimate, low, high = by_hand.interval(of_samples)
+    assert rows(narrower.tables["drops"])["clean"][1] == pytest.approx((estimate, low, min(high, 1)))
+    lost = {
+        f"brightness.{severity}": of_samples - right(brightened, f"brightness.{severity}") for severity in range(1, 6)
+    }
+    mean = by_hand.interval(np.mean([*lost.values()], 0))
+    assert mean[0] > 0.1
+    drops = rows(narrower.tables["drops"])
+    assert drops["corruptions"] == [pytest.approx(mean), pytest.approx(estimate - mean[0])]
+    assert drops["brightness (mean of 5 severities)"] == drops["corruptions"]
+    assert rows(narrower.tables["cases"]) == {
+        name: [pytest.approx(by_hand.interval(each))] for name, each in lost.items()
+    }
+    of_cases = found(settings, "corruptions")
+    for member, (of_clean, drop) in rows(summary.tables["members"]).items():
+        name = "ensemble/fold_0" if "ensemble" in member else f"{member.removeprefix('group/')}/fold_0"
+        each = [row["drop"] for (model, _), row in of_cases.items() if model == name]
+        assert (of_clean, drop) == pytest.approx((of_cases[name, "brightness.1"]["accuracy"] + each[0], np.mean(each)))
     assert summary.metadata["samples"] == 16
     assert "95% confidence intervals about the training recipe (3 seeds, 16 validation samples)" in printed
     # Members of other samples have no ensemble.
@@ -303,6 +397,7 @@ def test_segmentation_is_scored_by_the_intersection_over_union(runs, settings):
     assert (bright["iou"], bright["tile_iou"]) == pytest.approx((1 / 3, 1 / 3), abs=0.01)
 
 
+@pytest.mark.shows("synthesis.summary by_class.csv: clean IoU")
 def test_several_classes_of_pixels_are_scored_by_their_mean_iou_and_each(runs, settings):
     """Brightened, all pixels are taken for the bright half; the last quarter of a row, without a label, is left out."""
     halves = brightness.half_images(0.3, 0.8, 4)
@@ -323,6 +418,26 @@ def test_several_classes_of_pixels_are_scored_by_their_mean_iou_and_each(runs, s
     }
 
 
+@pytest.mark.shows("evaluate --seed --batch_size")
+def test_the_seed_draws_the_noise_and_the_batch_size_nothing(settings, monkeypatch):
+    sizes, batches = set(), measure.loader.eval_batches
+    monkeypatch.setattr(
+        measure.loader, "eval_batches", lambda *given, **named: sizes.add(given[2]) or batches(*given, **named)
+    )
+    settings, losses = dataclasses.replace(settings, run=("learned",)), []
+    for change in ({}, {"seed": 1}, {"batch_size": 3}):
+        sizes.clear()
+        changed = dataclasses.replace(settings, output=f"{settings.output}{len(losses)}", **change)
+        evaluation.run(changed)
+        losses.append({row: found(changed, row)["fold_0", case]["loss"] for row, case in (("clean", "clean"), NOISY)})
+        assert sizes == {change.get("batch_size", 8)}
+    drawn, other, few = losses
+    assert other["clean"] == drawn["clean"]
+    assert other["corruptions"] != drawn["corruptions"]
+    assert few == pytest.approx(drawn, rel=1e-5)
+
+
+@pytest.mark.shows("synthesis.summary by_class.csv: class, clean {}, in, largest drop, mean drop, samples")
 @pytest.mark.parametrize("score", ["accuracy", "macro_f1"])
 def test_scores_by_class_are_its_recall(runs, settings, score):
     """Whatever the score: that of samples of one class would count the others as 0. Folds count by their samples."""

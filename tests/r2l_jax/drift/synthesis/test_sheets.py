@@ -12,6 +12,7 @@ def sheet(run, group, tmp_path, *flags):
     return np.asarray(Image.open(tmp_path / f"sheet_{group}.png"))
 
 
+@pytest.mark.shows("evaluate --sheet")
 def test_a_sheet_of_the_sensor_has_a_row_for_each_kind_and_a_column_for_each_severity(one_epoch, tmp_path):
     picture = sheet(one_epoch, "sensor", tmp_path, "--sensor=underexposure,vignetting", "--severities=1,5")
     assert picture.shape == (2 * 268 + 8, 2 * 248 + 8, 3)

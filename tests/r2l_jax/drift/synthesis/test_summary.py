@@ -1,10 +1,12 @@
 import dataclasses
 
 import brightness
+import by_hand
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from outcomes import of_counts
+from scipy import stats
 
 from r2l_jax.cli.flags import build
 from r2l_jax.config import TrainConfig
@@ -84,6 +86,7 @@ def test_the_tables_of_a_run_alone_say_what_intervals_are_about():
     assert [*rows(alone.tables["cases"])] == [name for name in RIGHT if name not in ("clean", OTHER)]
 
 
+@pytest.mark.shows("synthesis.summary keys: verdict")
 def test_the_verdict_names_a_loss_that_other_drifts_outweigh():
     """One corruption loses 14 points, and five gain so much that the mean shows no loss."""
     names = ["contrast", "gaussian_noise", "shot_noise", "impulse_noise", "gaussian_blur", "brightness"]
@@ -109,6 +112,7 @@ def test_the_verdict_says_that_a_few_groups_tell_little():
     assert "uncertain" not in summary(few).metadata["verdict"][0]
 
 
+@pytest.mark.shows("evaluate --as_published", "synthesis.summary keys: log_ratio, notes")
 def test_the_log_ratio_is_there_if_asked_for_and_known():
     assert summary(measured()).metadata["log_ratio"] is None
     found = summary(measured(), as_published=True)
@@ -117,6 +121,10 @@ def test_the_log_ratio_is_there_if_asked_for_and_known():
     assert summary(measured(malvar2004__none__none=0.9), as_published=True).metadata["log_ratio"] is None
 
 
+@pytest.mark.shows(
+    "synthesis.comparison differences.csv: test, runs, difference of drops",
+    "synthesis.comparison differences.csv: difference of drops low, difference of drops high, probability",
+)
 def test_the_first_group_is_compared_with_each_other_one_of_the_same_samples():
     worse = measured("worse", malvar2004__none__none=0.7)
     groups = [worse, measured(), measured("alone", count=1), measured("elsewhere", first=1000)]
@@ -126,6 +134,12 @@ def test_the_first_group_is_compared_with_each_other_one_of_the_same_samples():
     (estimate, low, high), probability = differences["pipelines", "worse - group (recipe)"]
     assert estimate == pytest.approx(0.1, abs=0.02)
     assert probability > 0.99
+    # About the models, the differences of the samples count: the mean of three seeds minus the run alone.
+    found, probability = differences["pipelines", "worse - alone (model)"]
+    each = groups[0].groups["pipelines"].mean(0) - groups[2].groups["pipelines"][0]
+    assert found == pytest.approx(by_hand.interval(each))
+    half = (found[2] - found[0]) / stats.t.ppf(0.975, len(each) + 1)
+    assert probability == pytest.approx(stats.t.cdf(found[0] / half, len(each) + 1))
     # The same corruptions cost both the same.
     interval, _ = differences["contrast (mean of 2 severities)", "worse - group (recipe)"]
     assert interval[1] < 0 < interval[2]
@@ -139,6 +153,11 @@ def drawn(figure):
     return axes
 
 
+@pytest.mark.shows(
+    "synthesis.comparison pipelines.csv: *, trained",
+    "synthesis.comparison corruptions.csv: *, trained",
+    "synthesis.comparison figures: pipelines, corruptions",
+)
 def test_matrices_have_the_runs_near_what_they_were_trained_with():
     second = measured("second", count=1, demosaic="malvar2004", bilinear__none__none=0.5)
     learned = measured("learned", count=1, demosaic="menon2007", bilinear__none__none=0.6)
@@ -151,6 +170,9 @@ def test_matrices_have_the_runs_near_what_they_were_trained_with():
     # A run of another pipeline has its clean images in a column of their own.
     other = compare([first, learned], {})
     assert [column.name for column in other.tables["pipelines"].columns] == ["trained", "clean", PIPELINE, OTHER]
+    for name in ("pipelines", "corruptions"):
+        cells = [row[1:] for row in found.tables[name].rows]
+        np.testing.assert_allclose(drawn(found.figures[name]).images[0].get_array(), cells)
     for each in (found, other):
         (frames,) = drawn(each.figures["pipelines"]).collections
         # Each of the two frames has four sides, with two ends each.
@@ -168,6 +190,7 @@ def test_matrices_have_the_runs_near_what_they_were_trained_with():
     assert kinds == pytest.approx([0.9, 0.9, 0.7, 0.5], abs=0.02)
 
 
+@pytest.mark.shows("synthesis.summary figures: dots", "synthesis.comparison figures: dots")
 def test_dots_are_the_drops_of_the_seeds_and_bars_their_intervals():
     axes = drawn(summary(measured()).figures["dots"])
     titles = ["other pipelines", "corruptions: tone and color", "corruptions: noise"]

@@ -15,11 +15,12 @@ from small_runs import SmallHead
 
 import isp
 from r2l_jax import jobs
-from r2l_jax.cli.flags import called, replace
+from r2l_jax.cli.flags import called, leaves, replace
 from r2l_jax.data.files.masks import read_classes
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
+from r2l_jax.data.settings import DataSettings
 from r2l_jax.drift import cases, measure
 from r2l_jax.drift.measure import Model, Samples
 from r2l_jax.drift.renderer import Renderer
@@ -112,6 +113,11 @@ def pictures(config, name):
     return np.stack([tifffile.imread(folder(config, name) / row["file"]) for row in manifest(folder(config, name))])
 
 
+@pytest.mark.shows(
+    "synthesize --output --pipelines --intensities --exposures --sensor --corruptions --severities",
+    "synthesis.synthesis keys: acquisition, camera, corruption, dataset, flags",
+    "synthesis.synthesis keys: parameters, pipeline, size, state, title",
+)
 def test_sets_are_the_product_of_pipelines_acquisitions_and_corruptions(base, written):
     names = {
         f"{pipeline}/{acquisition}/{corruption}"
@@ -127,12 +133,16 @@ def test_sets_are_the_product_of_pipelines_acquisitions_and_corruptions(base, wr
         "gaussian_noise.5",
     )
     assert isp.Camera(**metadata["camera"]) == written.camera
-    assert metadata["flags"]["seed"] == 0
+    assert (metadata["flags"]["seed"], metadata["size"]) == (0, [SIZE, SIZE])
+    assert metadata["title"] == f"Scenes: {OTHER}/light=0.3/gaussian_noise.5"
+    assert metadata["dataset"] == {"name": "Scenes", "task": "classification", "classes": ["a", "b", "c"]}
+    assert metadata["state"] == {"exposure": np.log2(0.3), "bits": 12}
     metadata = result.read(folder(base, "parametrized/iso=1/uncorrupted")).metadata
     assert metadata["corruption"] is None
     np.testing.assert_allclose(metadata["parameters"]["black_level"], written.camera.black_level, rtol=1e-6)
 
 
+@pytest.mark.shows("synthesize --cameras")
 def test_states_and_other_cameras_are_acquisitions_as_well(base, written, tmp_path):
     (tmp_path / "new.json").write_text(dataclasses.replace(written.camera, black_level=(0.06,) * 4).to_json())
     config = replace(
@@ -157,6 +167,7 @@ def test_states_and_other_cameras_are_acquisitions_as_well(base, written, tmp_pa
     assert state == {"red_gain": 0, "blue_gain": 0, "black_level": 41}
 
 
+@pytest.mark.shows("synthesis.synthesis manifest.csv: class, file, index, sample")
 def test_a_set_has_a_folder_a_class_and_a_line_a_picture(base, written):
     name = "parametrized/iso=0.5/gaussian_noise.5"
     rows = manifest(folder(base, name))
@@ -195,14 +206,47 @@ def test_an_evaluation_sees_the_same_pictures(base, written, monkeypatch):
         np.testing.assert_array_equal(pictures(base, name), quantized(images, np.uint16))
 
 
+@pytest.mark.shows("synthesize --pipeline --half_size --seed")
+def test_one_pipeline_at_half_the_size_and_the_noise_of_the_seed(tmp_path):
+    of = []
+    for seed in (0, 1):
+        how = {"pipeline": "malvar2004.none.none", "half_size": True, "exposures": (0.3,), "seed": seed}
+        config = SynthesisConfig(output=str(tmp_path / f"{seed}"), **how)
+        synthesis.run(config)
+        names = sorted(each.name for each in config.sets)
+        assert [each.split("/")[1] for each in names] == ["iso=1", "light=0.3"]
+        of.append([pictures(config, each) for each in names])
+    (full, dim), (again, other) = of
+    assert full.shape == dim.shape == (IMAGES, SIZE // 2, SIZE // 2, 3)
+    np.testing.assert_array_equal(full, again)
+    assert (dim != other).any((1, 2, 3)).all()
+
+
+@pytest.mark.shows("synthesize DataSettings")
+def test_the_data_set_is_loaded_as_the_settings_say(monkeypatch):
+    given = {"data_dir": "x", "camera": "drone", "tile_size": 32, "classes": ("a",), "group": "folder"}
+    given |= {"annotations": "a.json", "synthetic_images": 7, "synthetic_size": 40, "download": True}
+    assert {leaf.name for leaf in leaves(DataSettings)} == {"dataset", *given}
+    seen = []
+    monkeypatch.setattr(
+        datasets, "load", lambda name, **settings: seen.append((name, settings)) or scenes("classification", 1.0)
+    )
+    synthesis.load(SynthesisConfig(output="out", dataset="Drone", intensities=(0.5,), **given))
+    assert seen == [("Drone", {"iso": 0.5, **given})]
+
+
+@pytest.mark.shows("synthesize --scheduler")
 def test_workers_write_what_one_process_writes(base, written, tmp_path, monkeypatch):
+    asked, elsewhere = [], pickled_jobs.run_elsewhere
     monkeypatch.setattr(jobs, "prepare", lambda scheduler: None)
-    monkeypatch.setattr(jobs, "run_elsewhere", pickled_jobs.run_elsewhere)
+    monkeypatch.setattr(jobs, "run_elsewhere", lambda given, *how: asked.append(how[0]) or elsewhere(given, *how))
     many = replace(base, output=str(tmp_path / "many"), scheduler="local:2")
     synthesis.run(many)
     assert tree(many) == tree(base)
+    assert {*asked} == {"local:2"}
 
 
+@pytest.mark.shows("synthesize --format", "synthesis.synthesis manifest.csv: mask")
 def test_segmentation_in_8_bits_with_masks_that_move_with_the_shifted_pattern_alone(tmp_path):
     config = SynthesisConfig(
         dataset="SyntheticSegmentation",
