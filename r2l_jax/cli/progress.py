@@ -3,13 +3,17 @@
 import contextlib
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 
 from tqdm import tqdm
 
 _in_notebook = "ipykernel" in sys.modules
 if _in_notebook:
-    from tqdm.auto import tqdm  # takes a tenth of a second
+    with warnings.catch_warnings():
+        # Of missing widgets, without which bars are lines of text.
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm  # takes a tenth of a second
 
 # The least seconds between two lines, of all bars together.
 _APART = 30.0

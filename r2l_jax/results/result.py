@@ -107,6 +107,9 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[Cell]]
     note: str = ""
 
+    def __repr__(self) -> str:
+        return f"Table({self.title!r}, {len(self.rows)} rows)"
+
     def text(self) -> str:
         """Formats the table for a terminal."""
         cells = [[column.heading for column in self.columns]]

@@ -49,6 +49,10 @@ FOLDER = "training"
 START = "processor_start"
 
 
+# The colors of lines that are named after a channel.
+_COLORS = {"red": "#c9403a", "green": "#3f9d5a", "green_1": "#3f9d5a", "green_2": "#8cc78f", "blue": "#3f6fd1"}
+
+
 class Tracker(contextlib.AbstractContextManager):
     """Records one fold: TensorBoard events in its folder, pictures under `results/`, with `save_tensors` also as .npy.
 
@@ -305,7 +309,8 @@ def _plot(caption: str, label: str, lines: Sequence[Line], scale="linear", chanc
         for number, (name, epochs, values) in enumerate(lines):
             # After seven lines, the colors repeat with dashes.
             form = "C0--" if name == "training" else "-" if number < 7 else "--"
-            axes.plot(epochs, values, form, marker="o" if len(epochs) <= 40 else "", markersize=3, label=name)
+            style = {"color": _COLORS[name]} if name in _COLORS else {}
+            axes.plot(epochs, values, form, marker="o" if len(epochs) <= 40 else "", markersize=3, label=name, **style)
         if chance is not None:
             axes.axhline(chance, color="gray", linestyle=":", label="chance")
         axes.set(xlabel="epoch", ylabel=label, yscale=scale)

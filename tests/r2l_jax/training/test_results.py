@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb as colors_of
 from matplotlib.figure import Figure
 
 import isp
@@ -50,3 +51,6 @@ def test_changes_of_parameters_begin_at_the_start_and_have_the_names_of_elements
         "green": [[0, 0], [1, 0], [2, 0]],
         "blue": [[0, 0], [1, -0.5], [2, -1.5]],
     }
+    axes = found["parameter_white_balance"].draw(Figure().subplots())
+    colors = [colors_of(line.get_color()) for line in axes.lines if line.get_label() in ("red", "green", "blue")]
+    assert np.argmax(colors, 1).tolist() == [0, 1, 2]
