@@ -148,7 +148,7 @@ def p_value(outcomes: Float[np.ndarray, "M S"], about: About) -> float:
     least = math.log(1e-12)
     if beyond(least) >= 0:
         return 1e-12
-    return math.exp(optimize.brentq(beyond, least, -1e-12)) if estimate > 0 else 1.0
+    return math.exp(optimize.root_scalar(beyond, bracket=(least, -1e-12)).root) if estimate > 0 else 1.0
 
 
 def difference(

@@ -309,8 +309,9 @@ def _plot(caption: str, label: str, lines: Sequence[Line], scale="linear", chanc
         for number, (name, epochs, values) in enumerate(lines):
             # After seven lines, the colors repeat with dashes.
             form = "C0--" if name == "training" else "-" if number < 7 else "--"
-            style = {"color": _COLORS[name]} if name in _COLORS else {}
-            axes.plot(epochs, values, form, marker="o" if len(epochs) <= 40 else "", markersize=3, label=name, **style)
+            (line,) = axes.plot(epochs, values, form, marker="o" if len(epochs) <= 40 else "", markersize=3, label=name)
+            if name in _COLORS:
+                line.set_color(_COLORS[name])
         if chance is not None:
             axes.axhline(chance, color="gray", linestyle=":", label="chance")
         axes.set(xlabel="epoch", ylabel=label, yscale=scale)

@@ -31,14 +31,15 @@ class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
         """
         from r2l_jax.apps.share import cards
 
-        said, card = model_card_kwargs or {}, pathlib.Path(save_directory, cards.FILE)
+        said, folder = model_card_kwargs or {}, pathlib.Path(save_directory)
+        card = folder / cards.FILE
         if said and card.exists():
             made = cards.model_card(self, **said)
             if cards.MARK in card.read_text():
                 made.save(card)
             else:
                 warn(f"{card} has been edited, and stays as it is")
-        return super().save_pretrained(save_directory, model_card_kwargs=said, **options)
+        return super().save_pretrained(folder, model_card_kwargs=said, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Uploads the model to the repository "<owner>/<name>", which is made if needed; returns the commit's URL.

@@ -149,8 +149,9 @@ def _over(name: str, results: Mapping[str, Result]) -> Result:
     """Combines the results of one analysis of several models."""
     first, notes = next(iter(results.values())), []
     if name == "tolerances":
-        known = [first.metadata[key] for key in ("samples", "groups", "tolerance")]
-        notes = tolerance.too_few(*known, max(each.metadata["samples_needed"] or 0 for each in results.values()))
+        samples, groups, allowed = (first.metadata[key] for key in ("samples", "groups", "tolerance"))
+        needed = max(each.metadata["samples_needed"] or 0 for each in results.values())
+        notes = tolerance.too_few(samples, groups, allowed, needed)
     metadata = {
         **{key: first.metadata[key] for key in ("title", "checkpoint", "flags")},
         "training": {fold: id for fold, each in results.items() for id in each.metadata["training"].values()},

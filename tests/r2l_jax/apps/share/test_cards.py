@@ -141,8 +141,8 @@ def test_a_card_takes_what_is_said_later_until_somebody_edits_it(run, tmp_path, 
     assert "- License: mit" in said
     model.save_pretrained(tmp_path)
     assert card.read_text() == said
-    with pytest.raises(InputError, match="no field autors and no licence: it has repository, license"):
-        model.save_pretrained(tmp_path, model_card_kwargs={"licence": "mit", "autors": "Jane Doe"})
+    with pytest.raises(InputError, match="no field email and no licence: it has repository, license"):
+        model.save_pretrained(tmp_path, model_card_kwargs={"licence": "mit", "email": "jane@example.org"})
     card.write_text(said.replace(MARK, "").replace("mit", "bsd-3-clause"))
     model.save_pretrained(tmp_path, model_card_kwargs={"license": "cc0-1.0"})
     assert "- License: bsd-3-clause" in card.read_text()
