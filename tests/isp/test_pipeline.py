@@ -229,9 +229,11 @@ def test_an_edited_pipeline_keeps_values_and_applies_its_stages(name):
 @pytest.mark.shows("isp.Stage(parameters, options)")
 def test_a_stage_gets_the_values_of_its_parameters_and_its_options():
     gain = isp.Parameter(3.0, scale="log")
-    stage = isp.Stage("line", lambda raw, gain=2.0, offset=0.0: gain * raw + offset, {"gain": gain}, {"offset": 0.5})
+    stage = isp.Stage("line", lambda rgb, gain=2.0, offset=0.0: gain * rgb + offset, {"gain": gain}, {"offset": 0.5})
+    gray = isp.Stage("gray", lambda raw: jnp.stack([raw] * 3, -1))
     raw = GOLDEN["drone/raw"]
-    np.testing.assert_allclose(isp.Pipeline([stage])(raw), 3 * raw + 0.5, rtol=1e-6)
+    expected = np.stack([3 * raw + 0.5] * 3, -1)
+    np.testing.assert_allclose(isp.Pipeline([gray, stage])(raw), expected, rtol=1e-6)
 
 
 def clips(*parameters):

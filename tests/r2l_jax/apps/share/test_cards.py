@@ -110,6 +110,7 @@ def test_what_belongs_to_other_models_is_not_said(run, capsys):
     assert "was adapted to other images" in model_card(adapted).text
 
 
+@pytest.mark.shows("share.hub keys: measured, models, notes")
 def test_scores_and_the_envelope_travel_marked(run, tmp_path):
     r2l_jax.load(run).save_pretrained(tmp_path / "shared")
     about = json.loads((tmp_path / "shared" / "config.json").read_text())
@@ -122,6 +123,7 @@ def test_scores_and_the_envelope_travel_marked(run, tmp_path):
     assert "| 62.5 | 50.7 to 74.3 |" in text
     assert "exposure -1 to 0.3 stops" in text
     assert "| exposure=-1 | 12.3 (1.0 to 23.6) | 50.2 |" in text
+    assert "on the test samples; 40 of them. A positive drop is a loss:" in text
     other = nnx.clone(again.folds[0].model)
     nnx.update(other, jax.tree.map(lambda leaf: leaf + 1, nnx.state(other, nnx.Param)))
     assert "exposure=-1" not in model_card(Run([again.folds[0].adapted(other, {"by": "hand"})])).text

@@ -175,7 +175,7 @@ def test_private_data_of_others_are_no_camera(tmp_path):
         (b"[]", "mapping"),
         (b"\xff\xff", "decode"),
         (b"[" * 320, "Expecting value"),
-        (b'{"black_level": [0, 0, 0, 0], "pattern": "RGGB"}', "white_balance must have shape"),
+        (b'{"black_level": [0, 0, 0, 0], "pattern": "RGGB"}', "white_balance is missing"),
         (b'{"black_level": [NaN, 0, 0, 0], "white_balance": [1, 1, 1]}', "black_level must be finite"),
         (b'{"black_level": [0], "pattern": "MONO", "bits": ' + b"9" * 200 + b"}", "bits must be a whole number"),
         (b'{"black_level": 0, "a\\nb": 1}', "unexpected keyword argument"),

@@ -41,7 +41,7 @@ def made(n):
     }
     worst = {"black_level": "black_level, weight 1"}
     needed = [205, None, 188][n - 2]
-    return Result({"samples": 8, "groups": 8, "tolerance": 0.02, "samples_needed": needed, "worst": worst}, tables)
+    return Result({"samples": 8, "groups": 4, "tolerance": 0.02, "samples_needed": needed, "worst": worst}, tables)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_result_is_made_once_and_says_what_it_is_about(config, calls, capsys):
 
 
 @pytest.mark.shows(
-    "forensics.forensics keys: verdict, training, notes",
+    "forensics.forensics keys: verdict, training, notes, groups",
     "forensics.forensics worst_case.csv: drop, drop high, drop low, *, worst case",
     "forensics.forensics parameters.csv: *, worst, worst high, worst low, parameters",
     "forensics.forensics stages.csv: *, worst, worst high, worst low",
@@ -108,7 +108,7 @@ def test_a_group_has_medians_ranges_and_dots_over_its_members(group, calls, caps
     assert list(whole["worst_case"].metadata["training"]) == names
     assert "map" not in whole["tolerances"].tables
     assert whole["tolerances"].metadata["notes"] == [
-        "8 samples are too few to show a drop of 2 points at every end: that takes 205",
+        "8 samples of 4 groups are too few to show a drop of 2 points at every end: that takes 205 of 102 groups",
         "measured on 8 validation samples, best checkpoint",
     ]
     assert whole["worst_case"].text() in capsys.readouterr().out
