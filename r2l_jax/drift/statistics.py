@@ -58,7 +58,7 @@ class Difference(NamedTuple):
     estimate: Numbers
     low: Numbers
     high: Numbers
-    probability: Numbers
+    probability: float
 
 
 class Shares(NamedTuple):
@@ -130,7 +130,7 @@ def interval(outcomes: Float[np.ndarray, "*lead M S"], about: About = "recipe") 
     Raises:
         InputError: one member, which says nothing about its training recipe; or fewer than two samples.
     """
-    return Interval(*_compare([outcomes], about)[:3])
+    return _compare([outcomes], about)
 
 
 def p_value(outcomes: Float[np.ndarray, "M S"], about: About) -> float:
@@ -139,16 +139,7 @@ def p_value(outcomes: Float[np.ndarray, "M S"], about: About) -> float:
     Raises:
         InputError: as for `interval`.
     """
-    estimate = abs(interval(outcomes, about).estimate)
-    of_samples, drawn = outcomes.mean(-2), [outcomes] if about == "recipe" else []
-
-    def beyond(log_level: float) -> float:
-        return float(estimate - _half_width(of_samples, drawn, 1 - math.exp(log_level)))
-
-    least = math.log(1e-12)
-    if beyond(least) >= 0:
-        return 1e-12
-    return math.exp(optimize.root_scalar(beyond, bracket=(least, -1e-12)).root) if estimate > 0 else 1.0
+    return _p_value([outcomes], about)
 
 
 def difference(
@@ -162,7 +153,8 @@ def difference(
     Raises:
         InputError: as for `interval`.
     """
-    return _compare([first, second], about)
+    found, p = _compare([first, second], about), _p_value([first, second], about)
+    return Difference(*found, 1 - p / 2 if found.estimate > 0 else p / 2)
 
 
 def log_ratio(
@@ -218,19 +210,35 @@ def _mean_squares(outcomes: np.ndarray) -> _Squares:
     )
 
 
-def _compare(groups: Sequence[np.ndarray], about: About) -> Difference:
+def _compare(groups: Sequence[np.ndarray], about: About) -> Interval:
     """Estimates the mean of one group, or the difference of two."""
     samples = groups[0].shape[-1]
     if samples < 2:
         raise InputError(f"an interval needs at least 2 independent samples or groups, got {samples}")
     check_about(about, *(group.shape[-2] for group in groups))
+    of_samples = _over_members(groups)
+    estimate, half = of_samples.mean(-1), _half_width(of_samples, groups if about == "recipe" else [])
+    return Interval(estimate, estimate - half, estimate + half)
+
+
+def _p_value(groups: Sequence[np.ndarray], about: About) -> float:
+    """Finds the level at which the interval of `_compare` just excludes 0, from 1e-12 to 1."""
+    estimate, of_samples = abs(_compare(groups, about).estimate), _over_members(groups)
+
+    def beyond(log_level: float) -> float:
+        confidence = 1 - math.exp(log_level)
+        return float(estimate - _half_width(of_samples, groups if about == "recipe" else [], confidence))
+
+    least = math.log(1e-12)
+    if beyond(least) >= 0:
+        return 1e-12
+    return math.exp(optimize.root_scalar(beyond, bracket=(least, -1e-12)).root) if estimate > 0 else 1.0
+
+
+def _over_members(groups: Sequence[np.ndarray]) -> np.ndarray:
+    """Averages the outcomes of one group over its members, or subtracts those of the second group."""
     first, *others = (group.mean(-2) for group in groups)
-    of_samples = first - sum(others)
-    estimate = of_samples.mean(-1)
-    half = _half_width(of_samples, groups if about == "recipe" else [])
-    # The normal distribution whose interval this is: the interval excludes 0 where this is below 2.5% or above 97.5%.
-    probability = stats.norm.cdf(NORMAL_QUANTILE * estimate / half)
-    return Difference(estimate, estimate - half, estimate + half, probability)
+    return first - sum(others)
 
 
 def _half_width(

@@ -221,8 +221,12 @@ def test_each_group_adds_the_error_of_its_own_members(members):
     found = statistics.difference(*(np.tile(each[:, None], 400) for each in scores))
     halves = [stats.t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / np.sqrt(len(each)) for each in scores]
     estimate, half = scores[0].mean() - scores[1].mean(), np.hypot(*halves)
-    expected = estimate, estimate - half, estimate + half, stats.norm.cdf(stats.norm.ppf(0.975) * estimate / half)
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    np.testing.assert_allclose(found[:3], (estimate, estimate - half, estimate + half), rtol=1e-3)
+    # The interval whose confidence leaves this much beyond 0 on both sides ends there.
+    beyond = min(found.probability, 1 - found.probability)
+    halves = [stats.t.isf(beyond, len(each) - 1) * each.std(ddof=1) / np.sqrt(len(each)) for each in scores]
+    assert np.hypot(*halves) == pytest.approx(abs(estimate), rel=1e-3)
+    assert (found.probability > 0.5) == (estimate > 0)
 
 
 def test_shares_find_the_variances():
