@@ -11,7 +11,7 @@ from tqdm import tqdm
 _in_notebook = "ipykernel" in sys.modules
 if _in_notebook:
     with warnings.catch_warnings():
-        # Of missing widgets, without which bars are lines of text.
+        # Without ipywidgets, tqdm warns, and shows its bars as text.
         warnings.simplefilter("ignore")
         from tqdm.auto import tqdm  # takes a tenth of a second
 

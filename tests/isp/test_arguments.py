@@ -20,7 +20,7 @@ MOSAIC = IMAGE[..., 1].at[:4, :4].set(1)
 OTHER_KERNEL = np.float32([[0, 0, 0], [0, 1, 1], [0, 0, 0]])
 BARS = isp.Stage("bars", lambda rgb: rgb * np.float32([1, 0.5, 0.2]))
 
-# What functions need besides an image, and what some need so that an argument can act.
+# Values of arguments without a default, and others without which the tested argument would have no effect.
 NEEDED = {"camera": DRONE, "key": jax.random.key(0), "black_level": (0.02, 0.04, 0.06, 0.08)}
 NEEDED |= {"gains": np.float32([2.0, 1.0, 1.5]), "amount": 1.5, "state": isp.CameraState(hot_sites=1e5)}
 NEEDED |= {"target": 0.01, "neutral": np.float32([1.0, 2.0, 1.5]), "coefficients": np.diag(np.float32([0.3, 0.2, 0.1]))}
@@ -64,7 +64,7 @@ TWO = isp.Pipeline([isp.Stage("demosaic", isp.demosaic.bilinear), BARS])
 
 
 def seen(value):
-    """The numbers by which a result is told from another one: those of an image, of a stage or of a pipeline."""
+    """The numbers and names that two results are compared by."""
     if isinstance(value, isp.Stage):
         # Its function is seen by itself.
         return [value.name, *(each.value for each in value.parameters.values()), *map(str, value.options.values())]

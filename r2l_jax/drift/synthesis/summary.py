@@ -174,7 +174,7 @@ def _by_class(tested: Measured) -> Table:
 
 
 def _largest(drop: float, case: str) -> tuple[float, str | None]:
-    """Returns the cells of the largest drop, which is in no case if there is none."""
+    """Returns the largest drop and its case, or no case if nothing is lost."""
     return drop, case if drop > 0 else None
 
 

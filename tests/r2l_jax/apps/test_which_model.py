@@ -76,7 +76,7 @@ OPENED = {
 )
 @pytest.mark.parametrize("name", OPENED)
 def test_a_run_is_opened_as_the_flags_say(run, tmp_path, monkeypatch, name):
-    """What `load` makes of its arguments is shown by its own tests."""
+    """Each program passes its flags on to `load`, which has tests of its own."""
     if name == "lab":
         pytest.importorskip("nicegui")
     module, fold, more = OPENED[name]

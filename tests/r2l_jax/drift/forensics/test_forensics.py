@@ -127,7 +127,7 @@ def test_a_request_to_stop_is_met_between_analyses(config, calls, monkeypatch):
 
 @pytest.mark.shows("forensics --by --batch_size --seed --output")
 def test_analyses_get_the_settings(config, tmp_path, monkeypatch):
-    """What each setting does is shown by the tests of the analysis."""
+    """The tests of each analysis show what its settings do."""
     given = {}
 
     def analyze(name, fold, *rest):

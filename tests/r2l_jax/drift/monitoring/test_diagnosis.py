@@ -215,7 +215,7 @@ def test_the_size_of_another_mix_is_the_share_of_images_that_are_of_other_classe
     def moved(each):
         now = np.maximum(shares + each[:, len(simulation.NEUTRAL) :], 0)
         now /= now.sum(1, keepdims=True)
-        # Of all images, the share that would have to be of another class.
+        # The share of the images that would have to change their class.
         return np.maximum(now - shares, 0).sum(1)
 
     ends = [np.quantile(moved(each), [0.025, 0.975]) for each in drawn]

@@ -113,10 +113,7 @@ def test_the_interval_has_that_of_the_diagnosis(reference):
 
 
 def test_the_interval_is_that_of_the_samples_and_of_the_drawn_drifts(monkeypatch):
-    """The ends are those of binomial scores, shifted by the changes that the drawn drifts cause, in plain NumPy.
-
-    Drawn drifts are measured on 96 of the samples, and compared with the same ones.
-    """
+    """In plain NumPy: binomial scores, each shifted by the change that a drawn drift causes in the same 96 samples."""
     count = 160
     reference = reference_of(count)
     clean, seen, measure = scored(reference), [], expected.outcomes_of
@@ -139,7 +136,7 @@ def test_the_interval_is_that_of_the_samples_and_of_the_drawn_drifts(monkeypatch
         chances = np.tile(stats.binom.pmf(np.arange(count + 1), count, own), (7, 1)).ravel() / 7
         order = np.argsort(possible)
         low, high = np.interp([0.025, 0.975], np.cumsum(chances[order]), possible[order]).clip(0, 1)
-        # Of 500 draws.
+        # The ends come from 500 random draws.
         assert ends == pytest.approx([low, high], abs=0.04)
 
 

@@ -144,7 +144,7 @@ def test_each_window_is_a_row_of_the_tables_and_a_point_of_the_figures(monitored
         {"window": "a", "pixels": 0.3, "outputs": 0.1, "confidence": 0.7},
         {"window": "b", "pixels": 0.02, "outputs": 0.005, "confidence": 0.4},
     ]
-    # Of the window that differs most.
+    # The statistics are those of the window that differs most.
     (row,) = found.tables["statistics"].records()
     assert row == {"statistic": "mean", "reference": 1.0, "new": 7.0, "distance": 0.9, "p-value": 0.001}
     assert found.tables["expected"].rows == [["without drift", CLEAN.score]]

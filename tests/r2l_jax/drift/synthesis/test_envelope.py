@@ -125,7 +125,7 @@ def test_the_tolerance_is_in_points(settings, monkeypatch):
 
 @pytest.mark.shows("evaluate --confidence")
 def test_less_confidence_takes_fewer_cameras(settings):
-    """Of an allowed error of 10%, the images have four fifths, and the given limits half of the rest."""
+    """An error of 10% is divided: 8% for the images, 1% for the given limits, and the rest for proposals."""
     (found,) = envelope.run(settings({"exposure": [-0.2, 0.3]}, confidence=0.9)).metadata["tests"]
     assert 0.95**89 > 0.01 > 0.95**90
     assert (found["draws"], found["confidence"], found["fraction"]) == (90, 0.9, pytest.approx(0.01 ** (1 / 90)))
