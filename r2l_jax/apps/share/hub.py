@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard, ModelHubMixin
 from r2l_jax.data.fetch import hub
 from r2l_jax.errors import InputError, warn
 from r2l_jax.results.environment import environment
-from r2l_jax.results.files import write_json
+from r2l_jax.results.files import replacing, write_json
 from r2l_jax.training import run
 from r2l_jax.training.model_io import NAME, SHARED, TEST
 from r2l_jax.training.run import Run
@@ -36,7 +36,8 @@ class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
         if said and card.exists():
             made = cards.model_card(self, **said)
             if cards.MARK in card.read_text():
-                made.save(card)
+                with replacing(card) as part:
+                    made.save(part)
             else:
                 warn(f"{card} has been edited, and stays as it is")
         return super().save_pretrained(folder, model_card_kwargs=said, **options)

@@ -164,6 +164,21 @@ def test_files_read_with_the_published_camera_are_those_of_the_training(root):
     assert (creator.name, creator.email) == ("Jane Doe", "jane@example.org")
 
 
+def test_each_of_several_cameras_is_published_with_its_own_white_level(root):
+    (root / "camera.json").unlink()
+    levels = {"scanner": 4095, "scope": 16383}
+    for part, white in levels.items():
+        for name in ("BAS", "EOS"):
+            write(root / part / name / "a.tiff")
+        content = {**CAMERA, "black_level": [white / 16] * 4, "white_level": white}
+        (root / part / "camera.json").write_text(json.dumps(content))
+    program.main(program.CardConfig(data_dir=str(root), camera="auto"))
+    found = {each["name"]: isp.Camera.from_json(each["values"]) for each in records(loaded(root), "cameras")}
+    assert {name: camera.white_level for name, camera in found.items()} == levels
+    for camera in found.values():
+        assert camera.black_level == pytest.approx([1 / 16] * 4)
+
+
 @pytest.mark.shows("synthesis.synthesis manifest.csv: group")
 def test_synthesized_sets_say_what_is_simulated(tmp_path):
     settings = {"synthetic_images": 10, "synthetic_size": 32, "pipelines": ["parametrized"], "data_dir": tmp_path / "d"}
