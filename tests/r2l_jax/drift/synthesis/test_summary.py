@@ -103,6 +103,18 @@ def test_the_verdict_names_a_loss_that_other_drifts_outweigh():
     assert said.endswith(f"; of 6 cases, 1 loses significantly (Holm): contrast of severity 3 ({points}).")
 
 
+@pytest.mark.parametrize(("about", "said"), [("recipe", "none loses"), ("model", "1 loses")])
+def test_a_loss_of_one_seed_alone_is_significant_for_the_models_but_not_for_their_recipe(about, said):
+    of = [cases.CLEAN, *cases.corruptions(["contrast", "fog"], [3])]
+    counted = np.ones((3, len(of), 200), np.float32)
+    counted[0, 1, :120] = 0
+    names = [f"seed_{seed}/fold_0" for seed in range(3)]
+    blocks = [of_counts(names, [case.name for case in of], np.arange(200), counted)]
+    group, _ = Measured.of("group", fold(), of, blocks, about)
+    (sentence,) = [each for each in summary(group).metadata["verdict"] if "corruptions" in each]
+    assert f"; of 2 cases, {said} significantly (Holm)" in sentence
+
+
 def test_the_verdict_says_that_a_few_groups_tell_little():
     few = measured("alone", count=1)
     (folds,) = few.members.values()
@@ -188,6 +200,26 @@ def test_matrices_have_the_runs_near_what_they_were_trained_with():
     assert [*rows(other.tables["pipelines"])] == ["learned", "first"]
     kinds = rows(found.tables["corruptions"])["first"]
     assert kinds == pytest.approx([0.9, 0.9, 0.7, 0.5], abs=0.02)
+
+
+@pytest.mark.shows(
+    "synthesis.comparison exposures.csv: *, trained",
+    "synthesis.comparison figures: exposures",
+)
+def test_a_matrix_of_exposures_has_each_run_at_each_amount_of_light():
+    of = [cases.CLEAN, *cases.exposures([0.5, 0.125])]
+    half, eighth = (case.name for case in of[1:])
+    runs = [
+        measured("first", 1, of=of, **{half: 0.8, eighth: 0.4}),
+        measured("second", 1, of=of, **{half: 0.7, eighth: 0.6}),
+    ]
+    found = compare(runs, {})
+    axes, names = drawn(found.figures["exposures"]), [column.name for column in found.tables["exposures"].columns]
+    assert names == ["trained", "clean", half, eighth]
+    assert [text.get_text() for text in axes.get_xticklabels()] == names[1:]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["first", "second"]
+    for scores in ([row[1:] for row in found.tables["exposures"].rows], axes.images[0].get_array()):
+        np.testing.assert_allclose(scores, [[0.9, 0.8, 0.4], [0.9, 0.7, 0.6]], atol=0.02)
 
 
 @pytest.mark.shows("synthesis.summary figures: dots", "synthesis.comparison figures: dots")
