@@ -9,6 +9,7 @@ import json
 import pathlib
 
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 
@@ -193,6 +194,19 @@ def test_monitoring_arrays_tells_new_light_from_old(run):
     calm = r2l_jax.monitor(run, data_of(count=32, seed=11).samples(np.arange(32))[0])
     drifted = r2l_jax.monitor(run, data_of(count=32, seed=12, light=0.5).samples(np.arange(32))[0])
     assert (calm.metadata["alarm"], drifted.metadata["alarm"]) == (False, True)
+
+
+def test_monitored_arrays_are_stored_in_the_units_of_the_files_that_a_run_divides(run, monkeypatch):
+    (fold,), stored = run.folds, []
+    of_files = Run([dataclasses.replace(fold, about=msgspec.structs.replace(fold.about, white_level=4095))])
+    monkeypatch.setattr("r2l_jax.training.run.load", lambda *_, **__: of_files)
+    monkeypatch.setattr(
+        "r2l_jax.apps.monitor.run",
+        lambda config: stored.extend(map(np.load, sorted(pathlib.Path(*config.input).iterdir()))),
+    )
+    raws, _ = data_of(count=8).samples(np.arange(8))
+    r2l_jax.monitor(run, raws)
+    np.testing.assert_allclose(stored, raws * 4095)
 
 
 @pytest.mark.shows("forensics --analyses", "r2l_jax.forensics(data)")

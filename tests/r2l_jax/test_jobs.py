@@ -76,7 +76,9 @@ def test_an_item_never_ends_the_others_whatever_it_raises(capsys, error, said):
 
     results, failed = finished(in_threads(work, "aebcdf"), "aebcdf")
     assert (results, failed) == ({name: name.upper() for name in "acdf"}, 2)
-    # In the order of the items.
+    # In the order of the items, whichever ended first.
+    assert capsys.readouterr().err.splitlines() == [f"error: {line}" for line in said]
+    finished((each for each in [*in_threads(work, "aebcdf")][::-1]), "aebcdf")
     assert capsys.readouterr().err.splitlines() == [f"error: {line}" for line in said]
 
 

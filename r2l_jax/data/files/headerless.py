@@ -110,7 +110,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def _read(self, path: Path) -> UInt16[np.ndarray, "height width"]:
         rows, samples = self._rows
         data = np.fromfile(path, np.uint8, offset=self.offset)
-        data.resize(self.file_bytes[1] - self.offset)
+        data = np.pad(data, (0, self.file_bytes[1] - self.offset - len(data)))
         unpacked = [self._unpacked(row, samples) for row in data.reshape(rows, -1)]
         return np.concatenate(unpacked).reshape(self.height, self.width)
 

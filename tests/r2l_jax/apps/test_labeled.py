@@ -48,6 +48,9 @@ def test_predict_scores_files_in_folders_of_classes(one_epoch, cells, tmp_path, 
     labels |= {f"{number}.tif": "LYT" for number in (1, 3, 5)}
     assert [score, first, second] == scored(tmp_path / "p.csv", labels)
     assert (first[:5], second[:5]) == ("EOS: ", "LYT: ")
+    # Another call predicts nothing, and says the same of what is there.
+    again = predict(one_epoch, tmp_path, cells / "EOS", ".")
+    assert again.stdout.splitlines()[-3:] == [score, first, second]
 
 
 def test_predict_refuses_folders_that_are_no_classes_before_it_predicts(one_epoch, cells, tmp_path):

@@ -214,6 +214,9 @@ def test_samples_of_another_size_repeat_the_mosaics_around_their_middle(model):
     larger = samples_of(model, size=(48, 80))
     np.testing.assert_array_equal(larger[:, :32, 32:64], samples_of(model))
     np.testing.assert_array_equal(larger[:, 32:, 64:], samples_of(model)[:, :16, :16])
+    upright = np.random.default_rng(0).random((8, 12, 4), np.float32)
+    repeated = samples_of(Mock(spec=Run, dataset=[(raw, 0) for raw in upright]), size=(18, 10))
+    np.testing.assert_array_equal(repeated, np.pad(upright, ((0, 0), (0, 6), (0, 6)), "wrap"))
 
 
 @pytest.mark.shows("export --parts --size --gradient --input --camera --formats --output")

@@ -1,6 +1,8 @@
 import asyncio
 import contextlib
 import dataclasses
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import custom_code
 import numpy as np
@@ -14,6 +16,8 @@ from r2l_jax.apps.lab.presentation import classes, sliders
 from r2l_jax.apps.lab.session import Session
 from r2l_jax.apps.lab.sources import Source
 from r2l_jax.cli.flags import replace
+from r2l_jax.model.settings import NetworkSettings
+from r2l_jax.model.tasks.segmentation import Segmentation
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.training.run import Run
 
@@ -129,6 +133,16 @@ async def test_the_model_predicts_and_searches(model):
         judgement = found.view.judgement
         assert judgement.loss == pytest.approx(-np.log(judgement.probabilities[0]), rel=1e-3)
         assert classes(found)[0]["target"] == "assumed true"
+
+
+@pytest.mark.parametrize(("classes_of", "shares"), [(("car",), [0.25]), (("sky", "car"), [0.75, 0.25])])
+def test_a_mask_is_described_by_the_share_of_each_class(classes_of, shares):
+    task = Segmentation.of(classes_of, NetworkSettings(), None)
+    judgement = SimpleNamespace(found=np.repeat([0, 1], [12, 4]).reshape(4, 4))
+    lab = SimpleNamespace(model=SimpleNamespace(task=task, classes=classes_of))
+    described = classes(Mock(spec=Session, view=SimpleNamespace(judgement=judgement), lab=lab))
+    assert [(row["name"], row["share"]) for row in described] == [*zip(classes_of, shares, strict=True)]
+    assert described[-1]["text"] == "25.0 % of the picture"
 
 
 @pytest.mark.parametrize("end", ["move", "reset", "open while it compiles"])

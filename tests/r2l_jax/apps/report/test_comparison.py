@@ -14,9 +14,9 @@ def rows(text):
 
 
 def test_the_table_has_scores_and_settings_that_differ(tmp_path):
-    first = report_runs.write_run(tmp_path / "first", auto=[])
+    first = report_runs.write_run(tmp_path / "first", epochs=100, auto=[])
     second = report_runs.write_run(
-        tmp_path / "second", start=500, lr=0.5, auto=["exposure"], processing_mode="static", folds=2
+        tmp_path / "second", start=500, epochs=100, lr=0.5, auto=["exposure"], processing_mode="static", folds=2
     )
     runs = read_runs([str(first), str(second)])
     text = comparison_table(runs)
@@ -30,6 +30,10 @@ def test_the_table_has_scores_and_settings_that_differ(tmp_path):
     (line,) = [line for line in text.splitlines() if line.startswith("best accuracy")]
     of_first, of_second = ([100 * fold.numbers.best for fold in run.folds] for run in runs)
     assert line.split()[2:] == [f"{of_first[0]:.1f}", f"{np.mean(of_second):.1f}", f"±{np.std(of_second):.1f}"]
+    # Of all folds.
+    seconds = [sum(row["seconds"] for fold in run.folds for row in fold.record.history) for run in runs]
+    assert found["minutes"] == [f"{each / 60:.1f}" for each in seconds]
+    assert found["minutes"][0] != found["minutes"][1]
 
 
 # The shares of right outcomes of two runs and of two groups with two members each.
