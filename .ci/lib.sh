@@ -86,6 +86,14 @@ slow_tenth() {
     fi
 }
 
+# Twenty small changes of the source, others each day; lists those that no quick test notices. These are no failure:
+# each either changes nothing that the code does, or breaks a fact that a test should state.
+mutants_of_the_day() {
+    local day=$(($(date +%s) / 86400))
+    timed .venv/bin/pip install --quiet -e '.[mutation]'
+    timed .venv/bin/python .ci/mutants.py .coverage times.xml --seed=$day --minutes=5 || echo "note: no mutants tested"
+}
+
 # The tests with the Python of the environment on PATH, and without Flax's graph mode, as will be its default. Prints the
 # share of the lines that ran in the tests' own processes, so not of the programs that they start.
 run_tests() {
@@ -146,7 +154,8 @@ check_all() {
     train_quick_start
     use_wheel
     install_browser
-    timed eval "$tests"
+    # The mutants are tested by the tests that run their lines, the cheapest first.
+    timed eval "$tests --cov=isp --cov=tasks --cov=r2l_jax --cov-context=test --cov-report= --junitxml=times.xml"
     for step in "${@:2}"; do
         "$step"
     done
