@@ -113,14 +113,15 @@ def _mutant(file: pathlib.Path, tree: ast.Module, spec) -> Mutant:
     line = spec.start_pos[0]
     around = [node for node in ast.walk(tree) if getattr(node, "lineno", line + 1) <= line <= (node.end_lineno or 0)]
     statements = [node for node in around if isinstance(node, ast.stmt)]
-    inner = max(statements, key=lambda node: node.lineno)
-    # Of a statement with a body, only the head.
-    last = getattr(inner, "body", [inner])[0].lineno - 1 if hasattr(inner, "body") else inner.end_lineno
-    within = any(
-        isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.body[0].lineno <= line for node in statements
-    )
-    lines = (inner.lineno, max(last, line))
-    return Mutant(str(file.relative_to(ROOT)), lines, spec.operator_name, spec.occurrence, within)
+    first = last = line
+    if statements:  # Decorators are in none.
+        inner = max(statements, key=lambda node: node.lineno)
+        # Of a statement with a body, only the head.
+        end = inner.body[0].lineno - 1 if hasattr(inner, "body") else inner.end_lineno
+        first, last = inner.lineno, max(end, line)
+    functions = [node for node in statements if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    within = any(node.body[0].lineno <= line for node in functions)
+    return Mutant(str(file.relative_to(ROOT)), (first, last), spec.operator_name, spec.occurrence, within)
 
 
 class Chooser:
