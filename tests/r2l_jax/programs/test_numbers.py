@@ -156,8 +156,11 @@ def test_an_evaluation_of_a_model_reports_its_drops(trained, judged, drawn):
 
 
 @pytest.mark.shows(
-    "synthesis.summary members.csv: cameras, exposures, pipelines, sensor",
-    "synthesis.summary keys: members_needed, shares",
+    "evaluate --about",
+    "synthesis.summary drops.csv: *, * high, * low, drop, drop high, drop low, test",
+    "synthesis.summary cases.csv: drop, drop high, drop low, test",
+    "synthesis.summary members.csv: clean {}, run, *, cameras, corruptions, exposures, pipelines, sensor",
+    "synthesis.summary keys: members, members_needed, shares",
 )
 def test_an_evaluation_of_seeds_reports_what_their_recipe_loses(trained, judged):
     against, *others = FLAGS
@@ -171,6 +174,7 @@ def test_an_evaluation_of_seeds_reports_what_their_recipe_loses(trained, judged)
     found, metadata = tables.stored(folder, done.stdout), json.loads((folder / "result.json").read_text())["metadata"]
     rows = {row["test"]: interval(row, "drop") for row in found["drops"]}
     assert {name: rows[name] for name in ROWS} == {name: near(judged.drop(cases)) for name, cases in ROWS.items()}
+    assert metadata["members"] == ["two/seed_1", "two/seed_2"]
     # The ensemble averages the probabilities.
     means = {case: np.mean([network.probabilities(seed[case]) for seed in judged.logits], 0) for case in judged.right}
     right = [*np.moveaxis([*judged.right.values()], 1, 0), [judged.of(each) for each in means.values()]]
@@ -192,6 +196,13 @@ def test_an_evaluation_of_seeds_reports_what_their_recipe_loses(trained, judged)
     of_groups = {group: np.mean([lost[case] for case in cases], 0) for group, cases in GROUPS.items()}
     of_groups |= {group: lost[group] for group in ("exposures", "cameras")}
     assert metadata["members_needed"] == {group: scores.members_needed(each, 0.02) for group, each in of_groups.items()}
+    # About these models, the mean over the seeds counts.
+    done = call("evaluate.py", f"--run={trained.folder}", *others, *more, "--about=model")
+    found = tables.stored(folder, done.stdout)
+    for row in found["drops"][1 : len(ROWS)]:
+        if row["test"] in ROWS:
+            lost = judged.by_group(judged.lost(ROWS[row["test"]])).mean(0)
+            assert interval(row, "drop") == near(scores.interval(lost, bounds=(-1, 1))), row
 
 
 @pytest.mark.shows(

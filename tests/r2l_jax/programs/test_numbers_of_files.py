@@ -160,6 +160,7 @@ def test_a_calibration_has_the_numbers_of_the_frames(tmp_path):
         np.mean([site[f"{name}"] for site in found["sites"]])
         for name in ("electrons_per_number", "full_well_electrons", "read_noise_electrons")
     )
+    assert found["dynamic_range_decibels"] == pytest.approx(20 * np.log10(wells / noises), rel=1e-6)
     camera = json.loads((tmp_path / "out/camera.json").read_text())
     assert (camera["full_well"], camera["read_noise"]) == pytest.approx((wells, noises), rel=1e-3)
     assert camera["black_level"] == pytest.approx([site["black_level"] / 4095 for site in found["sites"]])
