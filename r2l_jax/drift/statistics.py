@@ -229,10 +229,11 @@ def _p_value(groups: Sequence[np.ndarray], about: About) -> float:
         confidence = 1 - math.exp(log_level)
         return float(estimate - _half_width(of_samples, groups if about == "recipe" else [], confidence))
 
-    least = math.log(1e-12)
+    least, most = math.log(1e-12), -1e-12
     if beyond(least) >= 0:
         return 1e-12
-    return math.exp(optimize.root_scalar(beyond, bracket=(least, -1e-12)).root) if estimate > 0 else 1.0
+    # An estimate of 0 may have been rounded to another number.
+    return math.exp(optimize.root_scalar(beyond, bracket=(least, most)).root) if beyond(most) > 0 else 1.0
 
 
 def _over_members(groups: Sequence[np.ndarray]) -> np.ndarray:

@@ -95,8 +95,8 @@ class Column(NamedTuple):
             return "-"
         if self.format in (SCORE, DROP):
             return points(cell)
-        # Adding 0.0 turns -0.0 into 0.0.
-        return f"{cell}" if isinstance(cell, int) else f"{round(cell, 7) + 0.0:{self.format}}"
+        # Numbers below this, and -0.0, are rounding of 0.
+        return f"{cell}" if isinstance(cell, int) else f"{cell if abs(cell) >= 5e-8 else 0.0:{self.format}}"
 
 
 class Table(NamedTuple):

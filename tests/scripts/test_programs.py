@@ -5,27 +5,10 @@ import socket
 
 import pytest
 import report_runs
-from flawed_sensor import FlawedSensor, write_frames
 from programs import call, program
 from report_pages import Page
 
 from r2l_jax.results import result
-from r2l_jax.results.files import read_csv
-
-
-def test_calibrate_says_what_it_has_found_and_writes_it(tmp_path):
-    sensor = FlawedSensor(shape=(64, 64), hot=2, dead=2, flickering=2)
-    write_frames(tmp_path, sensor, darks=8, exposures=(0.3, 0.6), flats=4)
-    frames = (f"--dark={tmp_path}/dark", f"--flat={tmp_path}/flat", f"--camera={tmp_path}/base.json")
-    done = call("calibrate.py", *frames, f"--output={tmp_path}/out")
-    assert (done.returncode, done.stderr) == (0, "")  # Progress bars are for terminals.
-    assert "\ndefects: 2 hot, 2 dead, 2 flickering\n" in done.stdout
-    names = ["camera.json", "dark.tiff", "defects.csv", "flat.tiff", "photon_transfer.json", "photon_transfer.png"]
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == names
-    # A response of 0 is about 80 standard deviations below the others, and the light of hot and flickering sites more.
-    done = call("calibrate.py", *frames, f"--output={tmp_path}/few", "--threshold=150")
-    found = {(int(row["row"]), int(row["column"])) for row in read_csv(tmp_path / "few" / "defects.csv")}
-    assert found == {(*site,) for kind in ("hot", "flickering") for site in sensor.defects[kind].tolist()}
 
 
 @pytest.mark.shows("report --run --output --compare")

@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-import tifffile
 from flawed_sensor import FlawedSensor, write_frames
 from programs import call
 
@@ -43,40 +42,6 @@ def test_the_camera_has_the_measured_values_and_keeps_the_others(frames, output)
     kept = set(base) - {"black_level"}
     assert {name: fields[name] for name in kept} == {name: base[name] for name in kept}
     assert set(fields) == {*base, *CORRECTIONS, "full_well", "read_noise", "bits"}
-
-
-def test_the_table_of_the_curve_is_in_digital_numbers_and_electrons(frames, output):
-    """The sensor's constants, and the moments of the frames, in 12 bits."""
-    found, black = json.loads((output / "photon_transfer.json").read_text()), np.array(SENSOR.black)
-    gains = SENSOR.full_well / (4095 * (1 - black))
-    assert (found["white_level"], found["bits"], found["flats_of_each_exposure"]) == (4095, 12, [8, 8, 8])
-    assert found["electrons_per_number"] == pytest.approx(gains.mean(), rel=0.02)
-    assert found["numbers_per_electron"] == pytest.approx(1 / gains.mean(), rel=0.02)
-    assert found["full_well_electrons"] == pytest.approx(15000, rel=0.02)
-    assert found["read_noise_electrons"] == pytest.approx(4, rel=0.05)
-    assert found["dsnu_electrons"] == pytest.approx(2, rel=0.05)
-    assert found["prnu"] == pytest.approx(0.01, rel=0.05)
-    assert found["dynamic_range_decibels"] == pytest.approx(20 * np.log10(15000 / 4), abs=0.5)
-    for site, level, gain in zip(found["sites"], black, gains, strict=True):
-        assert site["black_level"] == pytest.approx(4095 * level, abs=0.1)
-        assert site["electrons_per_number"] == pytest.approx(gain, rel=0.02)
-        assert site["full_well_electrons"] == pytest.approx(15000, rel=0.02)
-        assert site["read_noise_electrons"] == pytest.approx(4, rel=0.1)
-    darks, flats = (
-        4095 / 65535 * np.array([tifffile.imread(file)[::2, ::2] for file in sorted((frames / kind).iterdir())])
-        for kind in ("dark", "flat")
-    )
-    good = np.ones(SENSOR.shape, bool)
-    good[tuple(np.concatenate([*SENSOR.defects.values()]).T)] = False
-    good = good[::2, ::2]
-    red = [point for point in found["curve"] if point["color"] == "red"]
-    for point, exposure in zip(red, np.split(flats, 3), strict=True):
-        light = (exposure.mean(0) - darks.mean(0))[good].mean()
-        assert point["mean"] == pytest.approx(light, rel=1e-3)
-        assert point["variance"] == pytest.approx(
-            (exposure.var(0, ddof=1) - darks.var(0, ddof=1))[good].mean(), rel=1e-2
-        )
-        assert point["variance"] == pytest.approx(light / gains[0], rel=0.03)
 
 
 @pytest.mark.shows("calibrate --dark --flat --output --threshold --camera")

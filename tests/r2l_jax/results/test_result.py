@@ -184,3 +184,10 @@ def test_a_table_becomes_a_data_frame(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(InputError, match="needs pandas: pip install pandas"):
         TABLE.to_pandas()
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(-0.00039349377, "-0.000393"), (-0.0, "0.00"), (-1e-12, "0.00"), (2, "2")]
+)
+def test_a_number_is_rounded_once(number, text):
+    assert Column("", format="#.3g").text(number) == text

@@ -4,7 +4,6 @@ import pathlib
 import signal
 
 import brightness
-import by_hand
 import folds_by_hand
 import msgspec
 import numpy as np
@@ -315,67 +314,13 @@ def group(runs, tmp_path):
     return tmp_path / "group"
 
 
-@pytest.mark.shows(
-    "evaluate --about",
-    "synthesis.summary drops.csv: *, * high, * low, drop, drop high, drop low, test",
-    "synthesis.summary cases.csv: drop, drop high, drop low, test",
-    "synthesis.summary members.csv: clean {}, corruptions, run, *",
-    "synthesis.summary keys: members",
-)
-def test_a_group_is_measured_together_with_its_ensemble(group, runs, measured, capsys):
+def test_members_of_other_samples_have_no_ensemble(group, runs, measured):
     settings = EvaluationConfig(run=(str(group),), against=("corruptions",), corruptions=("brightness",))
-    assert settings.output_dir == group / "evaluation"
-    summary, printed = evaluation.run(settings).summaries["group"], capsys.readouterr().out
-    names = [f"seed_{seed}/fold_0" for seed in (1, 2, 3)]
-    assert [models for models, _ in measured] == [names, names]
-    assert summary.metadata["members"] == [f"group/seed_{seed}" for seed in (1, 2, 3)]
-    assert summary.metadata["about"] == "recipe"
-    clean = {name: row["accuracy"] for (name, _), row in found(settings, "clean").items()}
-    assert len({clean[name] for name in names}) > 1
-    assert rows(summary.tables["drops"])["clean"][1][0] == pytest.approx(np.mean([clean[name] for name in names]))
-    members = rows(summary.tables["members"])
-    assert members["group (ensemble)"][0] == clean["ensemble/fold_0"] == clean["seed_2/fold_0"]
-    assert members["group/seed_3"][0] == clean["seed_3/fold_0"]
-    # Intervals about these models are made of the same outcomes.
-    narrower = evaluation.run(dataclasses.replace(settings, about="model")).summaries["group"]
-    assert len(measured) == 2
-    widths = [high - low for _, low, high in (rows(each.tables["drops"])["clean"][1] for each in (summary, narrower))]
-    assert widths[1] < widths[0]
-    # Each of the 16 samples counts once, not once a seed: the interval is that of 16 means over the seeds.
-    clean, brightened = (
-        measure.unpacked_blocks(result.read(settings.output_dir / group).outcomes)[0] for group in GROUPS
-    )
-
-    def right(block, case):
-        each = [block.at(name, case) for name in names]
-        return np.mean([outcome["predicted"] == outcome["target"] for outcome in each], 0)
-
-    of_samples = right(clean, "clean")
-    estimate, low, high = by_hand.interval(of_samples)
-    assert rows(narrower.tables["drops"])["clean"][1] == pytest.approx((estimate, low, min(high, 1)))
-    lost = {
-        f"brightness.{severity}": of_samples - right(brightened, f"brightness.{severity}") for severity in range(1, 6)
-    }
-    mean = by_hand.interval(np.mean([*lost.values()], 0))
-    assert mean[0] > 0.1
-    drops = rows(narrower.tables["drops"])
-    assert drops["corruptions"] == [pytest.approx(mean), pytest.approx(estimate - mean[0])]
-    assert drops["brightness (mean of 5 severities)"] == drops["corruptions"]
-    assert rows(narrower.tables["cases"]) == {
-        name: [pytest.approx(by_hand.interval(each))] for name, each in lost.items()
-    }
-    of_cases = found(settings, "corruptions")
-    for member, (of_clean, drop) in rows(summary.tables["members"]).items():
-        name = "ensemble/fold_0" if "ensemble" in member else f"{member.removeprefix('group/')}/fold_0"
-        each = [row["drop"] for (model, _), row in of_cases.items() if model == name]
-        assert (of_clean, drop) == pytest.approx((of_cases[name, "brightness.1"]["accuracy"] + each[0], np.mean(each)))
-    assert summary.metadata["samples"] == 16
-    assert "95% confidence intervals about the training recipe (3 seeds, 16 validation samples)" in printed
-    # Members of other samples have no ensemble.
     runs["seed_3"] = [folds_by_hand.fold_of(DATASET, (), range(15, -1, -1), model=brightness.model(DATASET))]
     apart = evaluation.run(settings).summaries["group"]
-    assert [models for models, _ in measured[2:4]] == [names[:2], names[2:]]
-    assert [*rows(apart.tables["members"])] == summary.metadata["members"]
+    names = [f"seed_{seed}/fold_0" for seed in (1, 2, 3)]
+    assert [models for models, _ in measured] == [names[:2], names[2:], names[:2], names[2:]]
+    assert [*rows(apart.tables["members"])] == apart.metadata["members"] == [f"group/seed_{each}" for each in (1, 2, 3)]
 
 
 def test_segmentation_is_scored_by_the_intersection_over_union(runs, settings):

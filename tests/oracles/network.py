@@ -1,0 +1,36 @@
+"""The small head of the tests (`small_runs.SmallHead`) in float64, and what a network's logits tell."""
+
+import numpy as np
+from oracles import isp
+
+
+def part(values, name):
+    """The arrays of a part, such as the "processor", of those of a model's file."""
+    return {key.removeprefix(f"{name}."): value.astype(float) for key, value in values.items() if key.startswith(name)}
+
+
+def logits(values, images):
+    """The logits of images `(N, H, W, 3)` by the arrays of a model's file: normalization, convolution, mean, linear."""
+    head, norm = part(values, "head"), part(values, "normalizer")
+    x = (images - norm["mean"]) / np.sqrt(norm["var"] + 1e-5)
+    x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))[:, ::2, ::2]
+    x = np.einsum("nhwcij,ijco->nhwo", windows, head["conv1.kernel"])
+    x = (x - head["bn1.mean"]) / np.sqrt(head["bn1.var"] + 1e-5) * head["bn1.scale"] + head["bn1.bias"]
+    return np.maximum(x, 0).mean((1, 2)) @ head["fc.kernel"] + head["fc.bias"]
+
+
+def rendered(values, raws):
+    """The images of a model with the study's pipeline."""
+    return isp.parametrized(raws, part(values, "processor"))["gamma_correct"]
+
+
+def probabilities(logits):
+    """Softmax."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def cross_entropy(logits, labels):
+    """The loss of each sample."""
+    return -np.log(probabilities(logits)[np.arange(len(labels)), labels])
