@@ -124,6 +124,18 @@ def _mutant(file: pathlib.Path, tree: ast.Module, spec) -> Mutant:
     return Mutant(str(file.relative_to(ROOT)), (first, last), spec.operator_name, spec.occurrence, within)
 
 
+def _key(case: xml.etree.ElementTree.Element) -> tuple[str, str]:
+    return case.get("classname", ""), case.get("name", "")
+
+
+def _collected() -> list[str]:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "not slow"]
+    listed = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    return [line for line in listed.stdout.splitlines() if "::" in line]
+
+
 class Chooser:
     """Chooses the tests of lines.
 
@@ -138,16 +150,18 @@ class Chooser:
         self._measured = {tuple(pathlib.Path(name).parts): name for name in self._data.measured_files()}
         self._seconds: dict[str, float] = {}
         self._of_file = collections.defaultdict(list)
-        for case in xml.etree.ElementTree.parse(times).iter("testcase"):
-            if case.find("skipped") is None:
-                file = self._file(case.get("classname", ""))
-                test = f"{file}::{case.get('name')}"
-                self._seconds[test] = float(case.get("time", 0))
+        cases = list(xml.etree.ElementTree.parse(times).iter("testcase"))
+        skipped = {_key(case) for case in cases if case.find("skipped") is not None}
+        seconds = {_key(case): float(case.get("time", 0)) for case in cases}
+        for test in _collected():
+            file, _, rest = test.partition("::")
+            name, bracket, parameters = rest.partition("[")
+            *classes, function = name.split("::")
+            key = ".".join([file.removesuffix(".py").replace("/", "."), *classes]), function + bracket + parameters
+            if key not in skipped:
+                # The report escapes the names of some parameters.
+                self._seconds[test] = seconds.get(key, 1)
                 self._of_file[file].append(test)
-
-    @staticmethod
-    def _file(module: str) -> str:
-        return module.replace(".", "/") + ".py"
 
     def __call__(self, path: str, lines: tuple[int, int], within: bool = True) -> list[str]:
         """Chooses the tests of these lines of a file, of its functions if the lines run at its import."""
