@@ -146,7 +146,8 @@ def record_samples(
     if {"processing", "gradients", "predictions"}.isdisjoint(wanted.track) and not steps.rule.records_differences:
         return
     samples = loader.batch_of(dataset, varied(dataset.labels, wanted.track_n_images))
-    targets, batch = samples["target"], to_devices(samples, shardings().everywhere)
+    targets, height = samples["target"], samples["raw"].shape[1]
+    batch = to_devices(samples, shardings().everywhere)
     logits, images, gradients = jax.device_get(steps.trace(state.model, batch))
     if "processing" in wanted.track:
         tracker.images("stages", dict(zip(steps.stages, images, strict=True)), epoch)
@@ -160,7 +161,7 @@ def record_samples(
         tracker.images("differences", shown, epoch)
     if "predictions" in wanted.track:
         judged = [
-            steps.task.judged(image, jax.tree.map(operator.itemgetter(number), logits), targets[number])
+            steps.task.judged(image, jax.tree.map(operator.itemgetter(number), logits), targets[number], height)
             for number, image in enumerate(images[-1])
         ]
         shown = {f"image {number}: {words}": image for number, (image, words) in enumerate(judged, start=1)}

@@ -33,6 +33,7 @@ def test_offset_is_the_inverse_of_moved_under_jit_and_vmap(parameter, start):
     [
         (LINEAR, 0.0, (-1, 2)),
         (LINEAR, 3.0, (-1, 3)),  # a start beyond the end is valid
+        (LINEAR, -1.5, (-1.5, 2)),
         (LOG, 2.0, (0.02, 200)),
         (LOG, -2.0, (-200, -0.02)),
         (isp.Parameter(1.0, scale="log", low=0.5), 1.0, (0.5, 100)),

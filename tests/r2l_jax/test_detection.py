@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import custom_code
 import detection_files
@@ -28,7 +29,7 @@ from r2l_jax.errors import InputError
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks import make_task
 from r2l_jax.results.files import read_csv
-from r2l_jax.training import train
+from r2l_jax.training import tracking, train
 
 pytest.importorskip("torch")
 
@@ -94,7 +95,7 @@ def test_the_gradient_of_the_detectors_loss_reaches_the_camera(run):
     assert abs(found) > 0.01
 
 
-def test_half_size_images_have_boxes_in_pixels_of_the_raw_image(config, tmp_path):
+def test_half_size_images_have_boxes_in_pixels_of_the_raw_image(config, tmp_path, monkeypatch):
     code = detection_files.CODE.replace("AvgPool2d(8)", "AvgPool2d(4)").replace("* 8.0", "* 4.0")
     code = code.replace("y1 / 8", "y1 / 4").replace("x1 / 8", "x1 / 4")
     (tmp_path / "half.py").write_text(code)
@@ -104,8 +105,14 @@ def test_half_size_images_have_boxes_in_pixels_of_the_raw_image(config, tmp_path
         half_size=True,
         pipeline="bilinear.none.none",
         classifier_network=f"{tmp_path / 'half.py'}:make",
+        track=("predictions",),
+        track_n_images=2,
     )
+    words, sheet = [], Image.new("RGB", (8, 8))
+    monkeypatch.setattr(tracking, "contact_sheet", lambda shown, *_, **__: words.extend(shown) or sheet)
     train.run(other)
+    assert len(words) == 2
+    assert all(re.search(r": (\d) of \1 objects found, 0 wrong boxes$", each) for each in words)
     found = metrics(other)
     assert found["val_map"] == 1
     assert found["val_loss"] == pytest.approx(metrics(config)["val_loss"], abs=0.02)

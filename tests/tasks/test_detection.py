@@ -73,6 +73,11 @@ def scenes(seed, count=12, **settings):
 
 
 NOTHING = np.zeros((0, 6))
+# The best box overlaps two objects equally; the other one is exactly the first of them.
+BETWEEN = (
+    np.array([[2, 0, 22, 10, 1, 0], [0, 0, 20, 10, 0.9, 0]]),
+    np.array([[0.0, 0, 20, 10, 0, 0], [4, 0, 24, 10, 0, 0]]),
+)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -81,6 +86,7 @@ def test_equals_coco(seed, settings):
     images = scenes(seed, **settings)
     random = np.random.default_rng(seed)
     images += [(NOTHING, images[0][1]), (images[1][0], NOTHING), (NOTHING, NOTHING), scene(random, 5, 3, **settings)]
+    images.append(BETWEEN)
     found = precision_of(images)
     assert 0.02 < np.nanmean(found) < 0.98
     np.testing.assert_allclose(found, of_coco(images), atol=1e-12)

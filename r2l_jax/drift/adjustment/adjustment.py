@@ -262,7 +262,8 @@ def _pictures(fold: Trained, under: Drifted, adapted: RawToLogit) -> Image.Image
     def seen(model: RawToLogit, batch: Batch[np.ndarray]) -> list[tuple[np.ndarray, str]]:
         images = model.processor(jax.device_put(batch["raw"]))
         shown = np.clip(np.asarray(undone(fold.model.normalizer, model.normalizer(images))), 0, 1)
-        return list(map(fold.task.judged, shown, np.asarray(model.logits(images)), batch["target"]))
+        pairs = zip(shown, np.asarray(model.logits(images)), batch["target"], strict=True)
+        return [fold.task.judged(*each, height=batch["raw"].shape[1]) for each in pairs]
 
     batch = loader.batch_of(under.dataset, indices)
     judged = {"before": seen(under.model, batch), "after": seen(adapted, batch)}

@@ -290,11 +290,11 @@ def _differences(frozen: Frozen, parameters: dict[str, np.ndarray], samples: Bat
     images = {name: frozen.images(values, samples) for name, values in processings.items()}
     logits = {name: jax.device_get(frozen.logits(each)) for name, each in images.items()}
     images = jax.device_get(images)
-    pictures = {}
+    pictures, height = {}, samples["raw"].shape[1]
     for number, target in enumerate(samples["target"]):
         for name in processings:
             picture, words = frozen.task.judged(
-                images[name][number], jax.tree.map(operator.itemgetter(number), logits[name]), target
+                images[name][number], jax.tree.map(operator.itemgetter(number), logits[name]), target, height
             )
             pictures[f"image {number + 1}, {name}: {words}"] = picture
         difference = images["worst"][number] - images["default"][number]

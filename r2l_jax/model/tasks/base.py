@@ -168,8 +168,8 @@ class Task:
         """Returns masks `(N,)` of the samples of each class, if each sample has one class."""
         return {}
 
-    def judged(self, image: np.ndarray, logits: np.ndarray, target: Any) -> tuple[np.ndarray, str]:
-        """Returns an image `(H, W, 3)` with its target and prediction, in words or drawn."""
+    def judged(self, image: np.ndarray, logits: np.ndarray, target: Any, height: int) -> tuple[np.ndarray, str]:
+        """Returns the image `(H, W, 3)` of a raw image of a height, with target and prediction in words or drawn."""
         return image, ""
 
     def mask_file(self, stated: np.ndarray) -> Image.Image:

@@ -100,7 +100,7 @@ class Classification(Task):
         """Returns masks `(N,)` of the samples of each class, for results by class."""
         return {name: labels == number for number, name in enumerate(self.classes)}
 
-    def judged(self, image: np.ndarray, logits: np.ndarray, target: np.integer) -> tuple[np.ndarray, str]:
+    def judged(self, image: np.ndarray, logits: np.ndarray, target: np.integer, height: int) -> tuple[np.ndarray, str]:
         """Returns an image `(H, W, 3)`, and its target and prediction in words."""
         return image, pictures.verdict(logits, int(target), self.classes)
 

@@ -87,8 +87,7 @@ class Detection(Task):
 
     def _in_pixels_of(self, logits: Any, batch: Batch) -> jax.Array:
         """Returns the true boxes in pixels of the images, which may have half the size of the raw images."""
-        scale = logits["images"].shape[1] / batch["raw"].shape[1]
-        return jnp.asarray(batch["target"]) * jnp.array([scale] * 4 + [1, 1], jnp.float32)
+        return jnp.asarray(batch["target"]) * _factors(logits["images"].shape[1] / batch["raw"].shape[1])
 
     def outcome(self, logits: Any, batch: Batch) -> dict[str, jax.Array]:
         """Computes the matches of each sample, see `tasks.detection.match`, and the network's losses, NaN without."""
@@ -113,16 +112,16 @@ class Detection(Task):
 
     def probabilities(self, logits: Any, height: int) -> jax.Array:
         """Returns the boxes `(B, D, 6)` in pixels of raw images of a height: corners, score, and class or -1."""
-        scale = height / logits["images"].shape[1]
-        return logits["boxes"] * jnp.array([scale] * 4 + [1, 1], jnp.float32)
+        return logits["boxes"] * _factors(height / logits["images"].shape[1])
 
     def distributions(self, probabilities: jax.Array) -> jax.Array:
         """Returns the highest score of each class among the boxes `(..., D, 6)` of an image, 0 without a box."""
         scores, labels = probabilities[..., 4:5], probabilities[..., 5:]
         return jnp.where(labels == jnp.arange(len(self.classes)), scores, 0).max(-2)
 
-    def judged(self, image: np.ndarray, logits: Any, target: np.ndarray) -> tuple[np.ndarray, str]:
+    def judged(self, image: np.ndarray, logits: Any, target: np.ndarray, height: int) -> tuple[np.ndarray, str]:
         """Returns an image `(H, W, 3)` with its true boxes and those found, and how many of them agree."""
+        target = target * _factors(len(image) / height)
         boxes = logits["boxes"][logits["boxes"][:, 4] >= SHOWN]
         matched = tasks.detection.match(boxes, target, len(self.classes), len(boxes))
         right = np.count_nonzero(matched["matched"][:, 0] == tasks.detection.RIGHT)
@@ -130,3 +129,8 @@ class Detection(Task):
         picture = pictures.boxed(image, target[target[:, 4] >= 0], pictures.TRUE)
         picture = pictures.boxed(picture, boxes[boxes[:, 5] >= 0], pictures.FOUND)
         return picture, f"{right} of {matched['objects'].sum()} objects found, {wrong} wrong boxes"
+
+
+def _factors(scale: float) -> np.ndarray:
+    """Returns the factors on a row `(6,)` of boxes in an image that is resized by a scale: only corners change."""
+    return np.array([scale] * 4 + [1, 1], np.float32)

@@ -173,7 +173,7 @@ class Segmentation(Task):
         one = jnp.asarray(found)[None], jnp.asarray(target)[None]
         return "mean IoU", float(tasks.metrics.mean_iou(tasks.metrics.confusion_matrix(*one, len(self.classes))))
 
-    def judged(self, image: np.ndarray, logits: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, str]:
+    def judged(self, image: np.ndarray, logits: np.ndarray, target: np.ndarray, height: int) -> tuple[np.ndarray, str]:
         """Returns an image `(H, W, 3)` with the outlines of both masks or the predicted colors, and their overlap."""
         image, logits = (enlarged(array[None], len(target))[0] for array in (image, logits))
         predicted, true = self._predicted(logits), target if self.several else target > 0

@@ -163,6 +163,13 @@ def test_a_given_split_must_not_divide_a_group():
     splits.check_groups(np.array(["train", "", "test", "test"]), groups, names, "x")
 
 
+def test_groups_of_one_size_and_of_mixed_classes_keep_the_proportions_of_classes():
+    # Most samples of each group are of class 0.
+    groups, labels = np.repeat(np.arange(12), 3), np.array([[0, 0, 1], [0, 0, 2]] * 6).ravel()
+    for split in splits.random_splits(labels, groups, 5, 0.5, 1):
+        np.testing.assert_array_equal(np.bincount(labels[split.valid]), [12, 3, 3])
+
+
 def test_groups_of_one_size_with_a_class_in_a_single_group_are_split():
     groups, labels = np.repeat(np.arange(6), 4), np.repeat([0, 1, 1, 1, 1, 1], 4)
     for split in splits.random_splits(labels, groups, 3, 0.6, 1, ("a", "b"), 0.2):

@@ -64,15 +64,15 @@ def test_outlines_are_the_borders_of_both_masks():
     target, logits = np.zeros((6, 8), np.uint8), np.full((6, 8, 1), -1.0)
     target[1:5, 1:5] = 1
     logits[1:5, 3:7] = 1
-    shown, words = task.judged(np.full((6, 8, 3), 0.25), logits, target)
+    shown, words = task.judged(np.full((6, 8, 3), 0.25), logits, target, 6)
     assert words == "IoU 0.33"
     magenta, green = (shown == (1, 0, 1)).all(-1), (shown == (0, 0.8, 0)).all(-1)
     assert (magenta.sum(), green.sum()) == (12, 6 + 2)
     np.testing.assert_array_equal(shown[2, :], np.array(shown[3, :]))
     np.testing.assert_array_equal(shown[0], 0.25)
-    assert task.judged(np.zeros((6, 8, 3)), np.full((6, 8, 1), -1.0), 0 * target)[1] == "no object, none found"
+    assert task.judged(np.zeros((6, 8, 3)), np.full((6, 8, 1), -1.0), 0 * target, 6)[1] == "no object, none found"
     of_classes = Classification(("a", "b", "c"), "resnet18")
-    assert of_classes.judged(shown, np.log([0.1, 0.7, 0.2]), np.int32(2)) == (shown, "target c, b 70%")
+    assert of_classes.judged(shown, np.log([0.1, 0.7, 0.2]), np.int32(2), 6) == (shown, "target c, b 70%")
 
 
 def test_the_iou_of_tiles_is_the_mean_of_each_tile():
@@ -214,7 +214,7 @@ def test_masks_of_classes_are_indices_in_files_and_colors_in_pictures():
     colors = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]])
     np.testing.assert_array_equal(picture.convert("RGB"), colors[stated[0]])
     images = np.full((3, 4, 6, 3), 0.5)
-    shown, words = CLASSES.judged(images[0], logits[0], masks[0])
+    shown, words = CLASSES.judged(images[0], logits[0], masks[0], len(masks[0]))
     # The color of the road is black, which leaves the image as it is.
     expected = {0: (0.5, 0.5, 0.5), 1: (0.75, 0.25, 0.25), 2: (0.25, 0.75, 0.25)}
     np.testing.assert_allclose(

@@ -7,8 +7,9 @@ from r2l_jax.drift.forensics.attack import Attack, rule_of
 from r2l_jax.drift.search.ranges import deviation
 from r2l_jax.errors import InputError
 from r2l_jax.training import train
+from r2l_jax.training.plan import Plan
 from r2l_jax.training.run import load
-from r2l_jax.training.steps import GradientDescent
+from r2l_jax.training.steps import GradientDescent, make_steps
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,14 @@ def test_the_task_loss_rises_and_only_the_processor_moves(one_epoch, attacked):
     assert summary["val_loss"]["mean"] > by_default + 0.01
     lowest = min(history(config), key=lambda row: (row["val_accuracy"], -row["val_loss"]))
     assert metrics(config)["best_epoch"] == lowest["epoch"]
+
+
+def test_of_epochs_with_one_score_the_strongest_attack_is_best(attacked):
+    plan = Plan(attacked[0])
+    fold = train.FoldTraining(plan, make_steps(plan.steps, Attack), plan.folds[0])
+    losses = enumerate([1.0, 3.0, 3.0, 2.0])
+    fold.history = [{"epoch": epoch, "val_accuracy": 0.25, "val_loss": loss} for epoch, loss in losses]
+    assert fold._best is fold.history[1]
 
 
 def test_deviation_is_that_from_the_earlier_run_s_rendering(attacked):
