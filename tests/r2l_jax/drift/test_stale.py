@@ -50,10 +50,12 @@ class Place:
         of_each = [{"data_dir": self.data_dir, "output": str(self.folder / name)} for name in names]
         evaluated = EvaluationConfig(
             run=(self.run,),
-            against=("pipelines", "intensities", "exposures", "corruptions"),
+            against=("pipelines", "intensities", "exposures", "sensor", "cameras", "corruptions"),
             pipelines=(PIPELINE,),
             intensities=(0.05, 1.0),
             exposures=(0.5,),
+            sensor=("read_noise",),
+            cameras=(str(self.folder / "other.json"),),
             corruptions=("contrast",),
             severities=(1,),
             **of_each[0],
@@ -74,7 +76,7 @@ class Place:
 
 
 RUNS = (evaluation.run, forensics.run, adjustment.run)
-CASES = ("clean", PIPELINE, "iso=0.05", "light=0.5", "contrast.1")
+CASES = ("clean", PIPELINE, "iso=0.05", "light=0.5", "read_noise.1", "camera=other", "contrast.1")
 DRIFTS = ("iso=0.05", "light=0.5", PIPELINE, "camera=other", "data")
 
 
@@ -155,6 +157,7 @@ def other_model(place, patch):
     patch.setattr(model_io, "stored", loaded)
 
 
+SEVERITIES = ("read_noise.1", "read_noise.2", "contrast.1", "contrast.2")
 # Functions of the place change what results depend on, and dictionaries their flags. None: it has no such flag.
 CHANGES = {
     "nothing": ({}, (), (), ()),
@@ -170,18 +173,29 @@ CHANGES = {
     "intensity": (lambda place, _: change_pixel(place.file("valid", 0.05)), ("iso=0.05",), (), ("iso=0.05",)),
     "camera": (
         lambda place, _: change_camera(place.root / "camera.json"),
-        (PIPELINE, "light=0.5"),
+        (PIPELINE, "light=0.5", "read_noise.1", "camera=other"),
         (),
         (PIPELINE, "light=0.5", "camera=other"),
     ),
-    "other camera": (lambda place, _: change_camera(place.folder / "other.json"), (), (), ("camera=other",)),
+    "other camera": (
+        lambda place, _: change_camera(place.folder / "other.json"),
+        ("camera=other",),
+        (),
+        ("camera=other",),
+    ),
     "drifted": (lambda place, _: [*map(change_pixel, place.folder.glob("drifted/*/*"))], (), (), ("data",)),
     "model": (other_model, CASES, ANALYSES, DRIFTS),
     "source": (lambda _, patch: patch.setattr(store, "source_hash", lambda: "other"), CASES, ANALYSES, DRIFTS),
     "jaxlib": (lambda _, patch: patch.setattr(store.jaxlib.version, "__version__", "2"), CASES, ANALYSES, DRIFTS),
-    "seed": ({"seed": 1}, ("light=0.5", "contrast.1"), ("tolerances", "worst_case"), DRIFTS),
+    # Only noise that is drawn depends on it.
+    "seed": (
+        {"seed": 1},
+        ("light=0.5", "read_noise.1", "camera=other", "contrast.1"),
+        ("tolerances", "worst_case"),
+        DRIFTS,
+    ),
     "batch_size": ({"batch_size": 4}, (), ("worst_case",), DRIFTS),
-    "severities": ({"severities": (1, 2)}, ("contrast.1", "contrast.2"), None, None),
+    "severities": ({"severities": (1, 2)}, SEVERITIES, None, None),
     "tolerance": ({"tolerance": 3.0}, None, ("tolerances",), None),
     "steps": ({"steps": 5}, None, ("worst_case",), DRIFTS),
 }

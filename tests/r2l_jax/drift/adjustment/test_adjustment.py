@@ -304,6 +304,9 @@ def test_labeled_images_are_of_different_scenes_that_are_not_measured(config, tm
     assert len(set(under.labeled // 2)) == 20
     assert set(under.samples // 2) == set(range(40)) - set(under.labeled // 2)
     assert len(under.samples) == 40
+    under = drifts.drifted(replace(config, unlabeled=30), fold, *config.drifts)
+    assert set(under.samples // 2) == set(range(40)) - set(under.labeled // 2) - set(under.unlabeled // 2)
+    assert len(set(under.unlabeled // 2)) == 20
 
 
 def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, monkeypatch):
@@ -313,6 +316,11 @@ def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, m
     under = drifts.drifted(config, fold, *config.drifts)
     assert len(under.labeled) == 8
     assert sorted([*under.labeled, *under.samples]) == list(range(40))
+    # Neither are images measured that a search sees without labels: at most half of them.
+    for unlabeled, count in ((12, 12), (100, 20)):
+        more = drifts.drifted(replace(config, unlabeled=unlabeled), fold, *config.drifts)
+        assert (len(more.unlabeled), set(more.labeled) < set(more.unlabeled)) == (count, True)
+        assert sorted([*more.unlabeled, *more.samples]) == list(range(40))
     # The same scenes, taken again, are split as in training.
     others = DATASET
     under = drifts.drifted(config, fold, *config.drifts)

@@ -124,9 +124,9 @@ def test_zooms_are_those_of_scipy_at_any_size(size, width):
 
 @every_severity
 def test_elastic_transform_moves_pixels_as_cifar_10_c_scaled_to_the_image(severity):
-    # Strengths count from the shorter side.
-    size, width, count = 40, 64, 100
-    ramps = np.stack([*np.mgrid[:size, :width], np.zeros((size, width))], -1).astype(np.float32) / width
+    # Strengths count from the shorter side of wide and of tall images.
+    (height, width), size, count = ((40, 64), (64, 40))[severity % 2], 40, 100
+    ramps = np.stack([*np.mgrid[:height, :width], np.zeros((height, width))], -1).astype(np.float32) / 64
     reach, sigma, amplitude = (
         size * strengths[severity - 1]
         for strengths in ((0.08, 0.07, 0.06, 0.05, 0.03), (0, 0.2, 0.06, 0.04, 0.03), (0, 0.05, 0.08, 0.1, 0.1))
@@ -134,7 +134,7 @@ def test_elastic_transform_moves_pixels_as_cifar_10_c_scaled_to_the_image(severi
     rng = np.random.default_rng(severity)
     expected = [
         scipy_warps.warp(
-            ramps, rng.uniform(-reach, reach, (3, 2)), rng.uniform(-1, 1, (2, size, width)), sigma, amplitude
+            ramps, rng.uniform(-reach, reach, (3, 2)), rng.uniform(-1, 1, (2, height, width)), sigma, amplitude
         )
         for _ in range(count)
     ]
@@ -142,7 +142,7 @@ def test_elastic_transform_moves_pixels_as_cifar_10_c_scaled_to_the_image(severi
 
     def statistics(images):
         # A ramp shows where each pixel came from, but for where reflections did.
-        moved = width * (np.asarray(images, np.float64) - ramps)[:, 12:-12, 12:-12, :2]
+        moved = 64 * (np.asarray(images, np.float64) - ramps)[:, 12:-12, 12:-12, :2]
         bent = np.diff(moved, 2, axis=2)
         return np.stack([*moved.mean((1, 2)).T, *(moved**2).mean((1, 2)).T, (bent**2).mean((1, 2, 3))])
 

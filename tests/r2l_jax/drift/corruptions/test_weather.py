@@ -16,6 +16,7 @@ from r2l_jax.drift.corruptions.weather import (
     frost,
     frost_pattern,
     highest_crystals,
+    plasma_fractal,
     snow,
     snow_falls,
 )
@@ -30,6 +31,16 @@ def test_plasma_fractals_are_those_of_the_published_code(decay):
     drawn = np.split(PUBLISHED[f"plasma.{decay}.drawn"], np.cumsum(np.square(sizes))[:-1])
     draws = [jnp.asarray(numbers.reshape(size, size)) for numbers, size in zip(drawn, sizes, strict=True)]
     np.testing.assert_allclose(diamond_square(draws, float(decay)), PUBLISHED[f"plasma.{decay}"], atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [4, 32])
+def test_a_plasma_fractal_is_the_corner_of_a_square_of_the_next_power_of_two(side):
+    """A whole square spans [0, 1]."""
+    square = np.asarray(plasma_fractal(KEY, side, side, 2.5))
+    assert (square.min(), square.max()) == (0, 1)
+    for height, width in ((side // 2 + 1, side), (side, side // 2 + 1), (side // 2 + 1, 1)):
+        np.testing.assert_array_equal(plasma_fractal(KEY, height, width, 2.5), square[:height, :width])
+    assert (np.asarray(plasma_fractal(KEY, side + 1, side, 2.5))[:side] != square).any()
 
 
 def test_fog_lightens_the_dark_and_keeps_white():

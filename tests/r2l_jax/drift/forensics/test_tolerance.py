@@ -12,7 +12,7 @@ from r2l_jax.drift.forensics import tolerance
 from r2l_jax.drift.forensics.config import ToleranceSettings
 
 INTENSITIES = np.linspace(0.15, 0.4, 20)
-PAIR = ("white_balance", "gamma_correct")
+PAIRS = ("white_balance", "gamma_correct", "white_balance.red", "white_balance.blue")
 
 
 def analyze(dataset, allowed=2, pair=()):
@@ -25,7 +25,7 @@ def analyze(dataset, allowed=2, pair=()):
 @pytest.fixture(scope="module")
 def analysis(small_heads):
     # Each sample is five points: two of them may be lost.
-    return analyze(dark_images(INTENSITIES), 12, pair=PAIR)
+    return analyze(dark_images(INTENSITIES), 12, pair=PAIRS)
 
 
 def of_knob(result, knob, table="tolerances"):
@@ -176,6 +176,22 @@ def test_the_map_of_a_pair_is_that_of_both_knobs(analysis):
     rendered = np.minimum(linear[:, None], 1) ** (1 / np.reshape(gammas, (-1, 1)))
     scores = np.array([row[1:] for row in table.rows])
     np.testing.assert_allclose(scores, (rendered < BRIGHT ** (1 / GAMMA)).mean(-1), atol=1e-6)
+
+
+@pytest.mark.shows("forensics.tolerance map_{}.csv: *", "forensics.tolerance figures: map_{}")
+def test_both_values_of_one_parameter_move_in_their_map(analysis):
+    table = analysis.tables["map_2"]
+    reds = np.array([float(row[0]) for row in table.rows])
+    blues = np.array([float(column.name) for column in table.columns[1:]])
+    of_red, of_blue = (np.minimum(np.multiply.outer(each, INTENSITIES), 1) ** (1 / GAMMA) for each in (reds, blues))
+    means = (of_red[:, None] + INTENSITIES ** (1 / GAMMA) + of_blue) / 3
+    scores = np.array([row[1:] for row in table.rows])
+    np.testing.assert_allclose(scores, (means < BRIGHT ** (1 / GAMMA)).mean(-1), atol=1e-6)
+    assert np.ptp(scores, 0).max() > 0.1
+    assert np.ptp(scores, 1).max() > 0.1
+    cells = Figure().subplots()
+    analysis.figures["map_2"].draw(cells)
+    np.testing.assert_allclose(cells.images[0].get_array(), scores)
 
 
 @pytest.mark.shows(

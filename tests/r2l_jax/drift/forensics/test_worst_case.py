@@ -163,14 +163,20 @@ def test_a_search_knows_the_shifts_of_single_values(fold, aux_loss, weight):
     changes = settings | {"adv_track_differences": False, "steps": 20, "step_size": 0.01}
 
     def found(**others):
-        table = analyze(fold, **changes | others).tables["worst_case"]
-        return [list(table.numbers(name).values()) for name in ("accuracy", "range of starts")]
+        result = analyze(fold, **changes | others)
+        table = result.tables["worst_case"]
+        return result, *(list(table.numbers(name).values()) for name in ("accuracy", "range of starts"))
 
-    assert found(adv_aux_weight=(weight,), starts=1) == [[1], [0]]
+    assert found(adv_aux_weight=(weight,), starts=1)[1:] == ([1], [0])
     # A thousand times the price leaves the default alone.
-    scores, ranges = found(adv_aux_weight=(weight, 1000 * weight))
-    assert scores == pytest.approx([0.6, 1])
-    assert ranges == pytest.approx([0.4, 0])
+    result, scores, ranges = found(adv_aux_weight=(1000 * weight, weight))
+    assert scores == pytest.approx([1, 0.6])
+    assert ranges == pytest.approx([0, 0.4])
+    # The worst case of the group is that of the lower price, although the higher one was given first.
+    worst = result.metadata["worst"]["gamma_correct"]
+    assert worst == f"gamma_correct, weight {weight:g}"
+    ((_, _, shown),) = (row for row in result.tables["values"].rows if row[0] == "gamma_correct")
+    assert shown == pytest.approx(result.metadata["parameters"][worst]["gamma_correct"])
 
 
 @pytest.mark.shows("forensics.worst_case model.csv: *, samples, default, all")

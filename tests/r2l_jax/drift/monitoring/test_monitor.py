@@ -8,7 +8,7 @@ from scipy import stats
 
 from r2l_jax.drift.monitoring import alarm, expected, monitor
 from r2l_jax.drift.monitoring.alarm import Statistic
-from r2l_jax.drift.monitoring.diagnosis import DriftEstimate
+from r2l_jax.drift.monitoring.diagnosis import SCENE, UNEXPLAINED, DriftEstimate
 from r2l_jax.drift.monitoring.expected import Drifted
 from r2l_jax.drift.monitoring.monitor import Explained, Monitor, Window
 from r2l_jax.drift.monitoring.reference import Reference
@@ -106,6 +106,25 @@ def test_below_the_validated_numbers_of_images_an_alarm_has_no_causes_or_score(
     assert (found.metadata["notes"] == [said]) == (named == 0)
     assert ("diagnosis" in found.tables) == ("diagnosis" in found.metadata["verdict"][0]) == (named > 0)
     assert [row[0] for row in found.tables["expected"].rows] == ["without drift"]
+
+
+def test_the_latest_256_images_with_an_alarm_of_the_same_cause_are_explained(monitored, monkeypatch):
+    monkeypatch.setattr(monitor, "LEAST_SIDE", 2)
+    seen = []
+
+    def diagnose(_, __, new, ___, groups):
+        seen.append(new)
+        return (DriftEstimate(SCENE if new.mean() > 0 else UNEXPLAINED, 1, 1, 1, "", len(new)),)
+
+    monkeypatch.setattr(monitor, "diagnose", diagnose)
+    random = np.random.default_rng(0)
+    followed = monitored(random.normal(size=(128, 2, 4)), 0.2)
+    windows = [random.normal(level, size=(count, 2, 4)) for count, level in ((64, -5), (150, 5), (90, 5), (80, 5))]
+    # The first has another cause. The last three are 320 images, 64 too many.
+    for window, latest in zip(windows, (windows[:1], windows[1:2], windows[1:3], windows[1:]), strict=True):
+        assert followed.judge("", [], window).alarm
+        followed.explain()
+        np.testing.assert_array_equal(seen[-1], np.concatenate(latest)[-256:])
 
 
 @pytest.mark.shows("monitoring.monitor keys: notes")

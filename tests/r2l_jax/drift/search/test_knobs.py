@@ -56,6 +56,19 @@ def test_a_knob_moves_its_parameter_alone_along_its_direction_in_its_unit(defaul
                 assert values[knob.parameter].ravel()[places[0]] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
+def test_offsets_of_several_knobs_of_a_parameter_add_up(default):
+    knobs = knobs_of(default)
+    moves = {"white_balance.red": 0.3, "gamma_correct": -0.1, "white_balance": 0.2, "white_balance.blue": -0.4}
+    values = turned(default, [(knobs[name], position) for name, position in moves.items()])
+    # A natural range is a factor of e.
+    np.testing.assert_allclose(values["white_balance"], default["white_balance"] * np.exp([0.5, 0.2, -0.2]), rtol=1e-5)
+    np.testing.assert_allclose(values["gamma_correct"], default["gamma_correct"] * np.exp(-0.1), rtol=1e-5)
+    entries = [knob for knob in knobs.values() if knob.parameter == "colour_correction"]
+    matrix = turned(default, [(knob, 0.01 * place) for place, knob in enumerate(entries)])["colour_correction"]
+    offsets = DECLARATIONS["colour_correction"].offset(default["colour_correction"], matrix)
+    np.testing.assert_allclose(offsets.ravel(), 0.01 * np.arange(9), atol=1e-5)
+
+
 def test_the_strength_of_a_filter_counts_from_the_kernel_that_changes_nothing():
     knob = knobs_of(DRONE)["gaussian_blur"]
     assert (knob.value(knob.low), knob.value(0.0), knob.value(knob.high)) == (0.0, 1.0, 4.0)
