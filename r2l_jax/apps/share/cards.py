@@ -2,7 +2,7 @@
 
 import collections
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -67,6 +67,7 @@ def model_card(model: "Run", **said: str) -> ModelCard:
         "in_memory": str(about.flags["dataset"]).startswith(IN_MEMORY),
         "drawn": test and statistics.drawn(test.samples, test.groups, "test"),
         "drift": evaluation(model),
+        "middle": model.camera and _middle(model.shape, model.camera.pattern),
         "envelope": limits.stated(model),
         "points": points,
         "percent": limits.percent,
@@ -87,6 +88,12 @@ def data_card(data: DataFolder, said: Mapping[str, str]) -> DatasetCard:
     counts = collections.Counter(row.get("class") for row in data.samples)
     groups = len({row.get("group") for row in data.samples})
     return DatasetCard(_rendered("data_card.md", front, said, data=data, counts=counts, groups=groups))
+
+
+def _middle(shape: Sequence[int], pattern: str) -> str:
+    """Writes where the middle of a raw image starts, with a whole color filter tile."""
+    axes = zip("01", shape, isp.cfa.tile(pattern).shape, strict=True)
+    return ", ".join(f"(raw.shape[{axis}] - {side}) // {2 * period} * {period}" for axis, side, period in axes)
 
 
 def _rendered(template: str, front: CardData, said: Mapping[str, str], **values: Any) -> str:

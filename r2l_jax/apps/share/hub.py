@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
         """Writes the model and its card to a folder; the options of `ModelHubMixin.save_pretrained` apply.
 
         A card that is there is replaced if something is said, unless somebody has edited it and removed its last line.
+        The card of a model that was loaded from such a folder goes with it if nothing else is said.
         """
         from r2l_jax.apps.share import cards
 
@@ -40,6 +42,11 @@ class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
                     made.save(part)
             else:
                 warn(f"{card} has been edited, and stays as it is")
+        loaded = self.folds[0].folder / cards.FILE
+        if not said.keys() - {"repository"} and not card.exists() and (loaded.parent / SHARED).is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            text, name = loaded.read_text(), said.get("repository")
+            card.write_text(re.sub(r'"hf://[^"]+"', f'"hf://{name}"', text) if name else text)
         return super().save_pretrained(folder, model_card_kwargs=said, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:

@@ -6,12 +6,14 @@ import shutil
 import huggingface_hub
 import jax
 import msgspec
+import numpy as np
 import pytest
 from flax import nnx
 
 import r2l_jax
 from r2l_jax.apps.share.cards import MARK, model_card
 from r2l_jax.cli.flags import replace
+from r2l_jax.data.sets.folder import center_crop
 from r2l_jax.errors import InputError
 from r2l_jax.results import result, store
 from r2l_jax.results.result import DROP, SCORE, Column, Result, Table
@@ -72,6 +74,12 @@ def test_a_card_says_what_is_recorded_and_asks_for_the_rest(one_epoch):
         "- No samples were set aside to test. Expect lower scores than the validation score.",
     ):
         assert words in card.text, words
+    # Its example predicts the middle of a larger raw image.
+    raw, places = np.arange(65.0 * 98).reshape(65, 98), {}
+    (line,) = (line for line in card.text.splitlines() if line.startswith("top, left = "))
+    exec(line, {"raw": raw}, places)
+    cropped = raw[places["top"] : places["top"] + 32, places["left"] : places["left"] + 32]
+    np.testing.assert_array_equal(cropped, center_crop(raw, 32, 32, "RGGB"))
     assert "test samples" not in card.text
     assert not re.search(r"\n\n\n\n|  +\|| +\n", card.text), card.text
 

@@ -140,6 +140,20 @@ def test_an_ensemble_is_saved_with_all_members_and_replaces_an_earlier_model(mod
     np.testing.assert_allclose(found.predict(raws), model.predict(raws), atol=1e-6)
 
 
+def test_the_filled_in_card_of_a_loaded_model_goes_with_it_unless_something_else_is_said(model, server, tmp_path):
+    model.save_pretrained(tmp_path / "first", model_card_kwargs={"authors": "Jane Doe", "license": "mit"})
+    card, loaded = (tmp_path / "first/README.md").read_text(), r2l_jax.load(tmp_path / "first")
+    loaded.save_pretrained(tmp_path / "second")
+    assert (tmp_path / "second/README.md").read_text() == card
+    push(loaded, server)
+    (pushed,) = server.commits.values()
+    assert pushed["README.md"].decode() == card.replace("hf://<owner>/one_epoch", "hf://me/cells")
+    loaded.save_pretrained(tmp_path / "third", model_card_kwargs={"authors": "John Doe"})
+    said = (tmp_path / "third/README.md").read_text()
+    assert "John Doe" in said
+    assert "Jane Doe" not in said
+
+
 def test_a_fold_of_a_run_is_not_overwritten(model):
     with pytest.raises(InputError, match="is a fold of a run: choose another folder"):
         model.save_pretrained(model.folds[0].folder)
