@@ -47,6 +47,8 @@ def test_the_full_pipeline_renders_a_gray_scene_gray_and_repairs_a_defect(patter
 
 def test_colors_have_no_stage_where_there_are_no_filters():
     assert "color_correct" not in isp.parametrized(camera("MONO")).stage_names
+    # Also of a camera that was read from a file.
+    assert "color_correct" not in isp.full(isp.Camera.from_json(camera("MONO").to_json())).stage_names
     assert "white_balance" not in isp.static(camera("MONO"), "normalized").parameters()
 
 

@@ -53,6 +53,28 @@ def test_a_signal_at_work_ends_a_program(moment):
     assert (ended.returncode, ended.stderr) == (-signal.SIGTERM, said)
 
 
+# As TensorBoard's thread on a full disk, while the program waits for it.
+IN_A_THREAD = """
+import errno, sys, threading
+from r2l_jax.cli import stop
+
+def write():
+    raise OSError(errno.ENOSPC, "No space left on device", "events")
+
+def main():
+    threading.Thread(target=write).start()
+    threading.Event().wait(60)
+
+sys.exit(stop.exit_status(main))
+"""
+
+
+def test_a_thread_that_cannot_write_ends_the_program_in_one_line():
+    command, environment = [sys.executable, "-c", IN_A_THREAD], {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50)
+    assert (ended.returncode, ended.stderr) == (1, "-c: error: threading: events: No space left on device\n")
+
+
 # As XLA while it compiles: long, in C, and without Python's lock.
 IN_C = """
 import hashlib, sys

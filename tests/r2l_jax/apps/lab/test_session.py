@@ -86,6 +86,7 @@ async def opened(lab, first=None, change="picture"):
 async def test_a_move_shows_its_picture_and_a_reset_the_default():
     async with opened(make_lab(), source()) as found:
         before = found.view.image
+        assert found.view.stage == [*found.view.images][-1]
         found.move("white_balance.red", 0.5)
         await found.until("picture")
         np.testing.assert_array_equal(found.view.image, found.expected())
