@@ -1,6 +1,7 @@
 """Verified downloads with pooch, which continue where an earlier call was interrupted."""
 
 import pathlib
+import shutil
 
 import pooch
 import requests
@@ -59,11 +60,17 @@ def fetch(url: str, target: pathlib.Path, checksum: str, size: int) -> None:
                 raise requests.ConnectionError(f"the connection ended after {file.tell()} of {size} bytes")
         part.replace(output_file)
 
-    files = pooch.create(target.parent, "", registry={target.name: checksum}, retry_if_failed=_RETRIES)
+    # pooch's temporary file has a random name, so a kill would leave it for good anywhere else.
+    apart = target.with_name(f".{target.name}.fetched")
+    files = pooch.create(apart, "", registry={target.name: checksum}, retry_if_failed=_RETRIES)
     files.urls[target.name] = url
+    algorithm, _, expected = checksum.partition(":")
     try:
+        if target.is_file() and pooch.file_hash(str(target), algorithm) == expected:
+            return
         with errors_only("pooch"):
-            files.fetch(target.name, downloader=continued)  # pyright: ignore[reportArgumentType]  # other names
+            fetched = files.fetch(target.name, downloader=continued)  # pyright: ignore[reportArgumentType]  # names
+        pathlib.Path(fetched).replace(target)
     except InputError:
         raise
     except (requests.RequestException, ValueError) as error:
@@ -71,6 +78,7 @@ def fetch(url: str, target: pathlib.Path, checksum: str, size: int) -> None:
     finally:
         if part.is_file() and part.stat().st_size == 0:
             part.unlink()
+        shutil.rmtree(apart, ignore_errors=True)
 
 
 def _bar(name: str, size: int) -> tqdm:

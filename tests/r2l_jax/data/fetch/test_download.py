@@ -215,10 +215,14 @@ def test_a_dropped_connection_is_continued(zenodo, tmp_path):
 )
 def test_the_part_of_an_earlier_call_is_continued_or_replaced(zenodo, tmp_path, part, ranges, asked):
     (tmp_path / f"{NAME}.part").write_bytes(part)
+    # What pooch leaves when it is killed.
+    (left := tmp_path / f".{NAME}.fetched").mkdir()
+    (left / "tmpb2zq0x1s").touch()
     zenodo.ranges = ranges
     fetch(zenodo, tmp_path)
     check_complete(tmp_path)
     assert zenodo.asked == asked
+    assert not left.exists()
 
 
 def test_an_existing_archive_is_checked_and_used(zenodo, tmp_path):
