@@ -42,6 +42,13 @@ def printed(text):
     return found
 
 
+def _is_written(cell, value):
+    """Whether a value of a CSV file, which has twelve digits, is a cell."""
+    if isinstance(cell, float) and isinstance(value, float):
+        return math.isclose(cell, value, rel_tol=1e-11)
+    return value == (str(cell) if isinstance(cell, bool) else cell)
+
+
 def stored(folder, output=""):
     """The tables of a result's folder by name, as rows of CSV; JSON must hold the same, and the output show it."""
     found, titles = {}, printed(output)
@@ -53,7 +60,7 @@ def stored(folder, output=""):
             assert sum(map(len, parts)) == sum(value is not None for value in row.values()) + cells.count(None)
             for (column, *_), each in zip(table["columns"], parts, strict=True):
                 same = [row[end] for end in (column, f"{column} low", f"{column} high")[: len(each)]]
-                assert [str(part) if isinstance(part, bool) else part for part in each] == same, (name, column)
+                assert all(map(_is_written, each, same)), (name, column)
             texts = [_text(cell, style) for (*_, style), cell in zip(table["columns"], cells, strict=True)]
             assert all(each[number + 1] == texts for each in shown), (name, texts, shown)
     return found
