@@ -1,5 +1,6 @@
 """Models that can be shared, in a folder or on the Hugging Face hub: safetensors, JSON and a model card."""
 
+import json
 import os
 import pathlib
 import re
@@ -29,7 +30,7 @@ class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
         """Writes the model and its card to a folder; the options of `ModelHubMixin.save_pretrained` apply.
 
         A card that is there is replaced if something is said, unless somebody has edited it and removed its last line.
-        The card of a model that was loaded from such a folder goes with it if nothing else is said.
+        A model that was loaded from such a folder, and is unchanged, keeps its card if nothing else is said.
         """
         from r2l_jax.apps.share import cards
 
@@ -42,11 +43,11 @@ class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
                     made.save(part)
             else:
                 warn(f"{card} has been edited, and stays as it is")
-        loaded = self.folds[0].folder / cards.FILE
-        if not said.keys() - {"repository"} and not card.exists() and (loaded.parent / SHARED).is_file():
+        if not said.keys() - {"repository"} and not card.exists() and (text := _loaded_card(self)) is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            text, name = loaded.read_text(), said.get("repository")
-            card.write_text(re.sub(r'"hf://[^"]+"', f'"hf://{name}"', text) if name else text)
+            name = said.get("repository")
+            with replacing(card) as part:
+                part.write_text(re.sub(r'"hf://[^"]+"', f'"hf://{name}"', text) if name else text)
         return super().save_pretrained(folder, model_card_kwargs=said, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
@@ -105,6 +106,18 @@ class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
             known = {name: drift.metadata[name] for name in ("measured", "notes")}
             known["models"] = [fold.identity for fold in self.folds]
             result.write(save_directory / cards.EVALUATION, result.Result(known, {"drops": drift.tables["drops"]}))
+
+
+def _loaded_card(model: Run) -> str | None:
+    """Returns the card in the folder that a model was loaded from, if that holds exactly this model."""
+    from r2l_jax.apps.share import cards
+
+    folder = model.folds[0].folder
+    if not (folder / SHARED).is_file() or not (folder / cards.FILE).is_file():
+        return None
+    about = json.loads((folder / SHARED).read_text())
+    is_same = [each["identity"] for each in about.get("members", [about])] == [fold.identity for fold in model]
+    return (folder / cards.FILE).read_text() if is_same else None
 
 
 def load(path: str | os.PathLike, *arguments: Any, **options: Any) -> SharedRun:

@@ -4,9 +4,11 @@ import subprocess
 import sys
 
 import huggingface_hub
+import jax
 import numpy as np
 import pytest
 from fake_hub import FakeHub
+from flax import nnx
 from huggingface_hub import constants
 from servers import serving
 
@@ -140,7 +142,7 @@ def test_an_ensemble_is_saved_with_all_members_and_replaces_an_earlier_model(mod
     np.testing.assert_allclose(found.predict(raws), model.predict(raws), atol=1e-6)
 
 
-def test_the_filled_in_card_of_a_loaded_model_goes_with_it_unless_something_else_is_said(model, server, tmp_path):
+def test_the_filled_in_card_of_a_loaded_model_goes_with_the_same_model_unless_more_is_said(model, server, tmp_path):
     model.save_pretrained(tmp_path / "first", model_card_kwargs={"authors": "Jane Doe", "license": "mit"})
     card, loaded = (tmp_path / "first/README.md").read_text(), r2l_jax.load(tmp_path / "first")
     loaded.save_pretrained(tmp_path / "second")
@@ -152,6 +154,12 @@ def test_the_filled_in_card_of_a_loaded_model_goes_with_it_unless_something_else
     said = (tmp_path / "third/README.md").read_text()
     assert "John Doe" in said
     assert "Jane Doe" not in said
+    # Scores and authors of one model are not those of another.
+    (fold,) = loaded.folds
+    graph, values = nnx.split(fold.model)
+    other = nnx.merge(graph, jax.tree.map(lambda array: array / 2, values))
+    type(loaded)([fold.adapted(other, {"by": "hand"})]).save_pretrained(tmp_path / "fourth")
+    assert "Jane Doe" not in (tmp_path / "fourth/README.md").read_text()
 
 
 def test_a_fold_of_a_run_is_not_overwritten(model):
