@@ -10,6 +10,7 @@ from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
+from r2l_jax.model.tasks.classification import Classification
 from r2l_jax.training import train
 from r2l_jax.training.run import load
 
@@ -31,12 +32,18 @@ def write_frames(folder, pattern, per_class=10):
     return camera
 
 
-def test_pictures_of_half_the_size_have_the_colors_of_the_scenes(base, tmp_path):
+def test_pictures_of_half_the_size_have_the_colors_of_the_scenes(base, tmp_path, monkeypatch):
     camera = tmp_path / "camera.json"
     camera.write_text(write_frames(tmp_path / "data", XTRANS, per_class=3).to_json())
     data = {"dataset": "Folder", "data_dir": str(tmp_path / "data"), "camera": str(camera)}
-    config = replace(base, logdir=str(tmp_path / "runs"), **data, half_size=True, epochs=1)
+    config = replace(base, logdir=str(tmp_path / "runs"), **data, half_size=True, epochs=1, track=("predictions",))
+    heights, judged = [], Classification.judged
+    monkeypatch.setattr(Classification, "judged", lambda *given: heights.append(given[-1]) or judged(*given))
     train.run(config)
+    search = {"analyses": ("worst_case",), "adv_parameters": ("gamma_correct",), "adv_track_differences": True}
+    forensics.run(build(ForensicsConfig, run=str(config.run_dir), **search, steps=1, starts=1))
+    # Training and the search judge the pictures of raw images of 48 rows.
+    assert (set(heights), len(heights) > config.tracking.track_n_images) == ({48}, True)
     (fold,) = load(str(config.run_dir))
     raws, targets = fold.dataset.samples(np.arange(6))
     side = 48 // isp.demosaic.bin_side(XTRANS)
