@@ -4,9 +4,9 @@ Usage, after `pytest -m "not slow" --cov=isp --cov=tasks --cov=r2l_jax --cov-con
 
     python .ci/mutants.py .coverage times.xml [--count=20] [--seed=0] [--minutes=5]
 
-Files are drawn in proportion to their lines, and in each file a place and then a mutant of it. A mutant is tested by
-the tests that run its line, which the contexts of the coverage name, and by those that share their fixtures: those of
-its own test file first, then the cheapest, a minute of them at most.
+Files are drawn in proportion to their lines; in each file, places are drawn, and a mutant of each. Coverage knows which
+tests run a mutant's line, or make a fixture that does. These tests, and those that may use the fixture, test the mutant
+for about a minute: first those in the test file of its module, then the fastest.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import collections
 import concurrent.futures
 import dataclasses
 import itertools
-import json
 import os
 import pathlib
 import queue
@@ -37,9 +36,10 @@ from cosmic_ray.work_db import WorkDB, use_db
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGES = ("isp", "tasks", "r2l_jax")
-# The seconds that the tests of a mutant take without it.
+# The tests of a mutant take about this many seconds.
 BUDGET = 60
-# Without their decorators, functions are slower, and otherwise the same; annotations and docstrings compute nothing.
+WORKERS = 2
+# Most decorators compile or cache: without them, functions are slower, and otherwise the same.
 LEFT_OUT = ("core/RemoveDecorator",)
 
 
@@ -51,7 +51,7 @@ class Mutant:
         path: the file, relative to the root.
         lines: the first and last line of the changed statement.
         operator: the change, by its name in cosmic-ray.
-        occurrence: its place among those of this operator in the file.
+        occurrence: which of the places in the file where this operator applies, from 0.
         within: whether a function is changed, rather than what runs when the file is imported.
     """
 
@@ -116,7 +116,7 @@ def _mutant(file: pathlib.Path, tree: ast.Module, spec) -> Mutant:
     first = last = line
     if statements:  # Decorators are in none.
         inner = max(statements, key=lambda node: node.lineno)
-        # Of a statement with a body, only the head.
+        # The body of a compound statement is not a part of its head.
         end = inner.body[0].lineno - 1 if hasattr(inner, "body") else inner.end_lineno
         first, last = inner.lineno, max(end, line)
     functions = [node for node in statements if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
@@ -130,9 +130,8 @@ def _key(case: xml.etree.ElementTree.Element) -> tuple[str, str]:
 
 def _collected() -> list[str]:
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "not slow"]
-    listed = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    listed = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return [line for line in listed.stdout.splitlines() if "::" in line]
 
 
@@ -163,7 +162,7 @@ class Chooser:
                 self._seconds[test] = seconds.get(key, 1)
                 self._of_file[file].append(test)
 
-    def __call__(self, path: str, lines: tuple[int, int], within: bool = True) -> list[str]:
+    def __call__(self, path: str, lines: tuple[int, int], within: bool) -> list[str]:
         """Chooses the tests of these lines of a file, of its functions if the lines run at its import."""
         parts = pathlib.Path(path).parts
         name = next((name for of, name in self._measured.items() if of[-len(parts) :] == parts), None)
@@ -171,11 +170,11 @@ class Chooser:
         wanted = range(lines[0], lines[1] + 1) if within else contexts
         names = {context for line in wanted for context in contexts.get(line, ()) if context}
         running = {context.rpartition("|")[0] for context in names}
-        # What a fixture made is used by the tests after the one for which it was made.
+        # Coverage names only the first test that needs a fixture; other tests in its file may use it as well.
         files = {context.partition("::")[0] for context in names if context.endswith("|setup")}
         own = str(pathlib.Path("tests", *parts[:-1], f"test_{parts[-1].lstrip('_')}"))
         # Programs that run as processes of their own have no contexts.
-        files |= {own} if within is False or not running else set()
+        files |= {own} if not within or not running else set()
         tests = {test for test in running if test in self._seconds} | {t for file in files for t in self._of_file[file]}
         order = sorted(tests, key=lambda test: (not test.startswith(own), test not in running, self._seconds[test]))
         spent = itertools.accumulate((self._seconds[test] for test in order), initial=0.0)
@@ -209,7 +208,6 @@ def tested(mutant: Mutant, tree: pathlib.Path, choose: Chooser) -> dict[str, obj
         "new": new.strip(),
         "killed": killed,
         "by": said,
-        "tests": len(tests),
     }
 
 
@@ -221,13 +219,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no mutant later")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--output", default=os.devnull)
     flags = parser.parse_args()
     choose, counts = Chooser(flags.coverage, flags.times), collections.defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(flags.workers) as pool:
+    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
         trees = queue.Queue[pathlib.Path]()
-        for number in range(flags.workers):
+        for number in range(WORKERS):
             tree = pathlib.Path(folder, f"tree{number}")
             subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tree)], check=True)
             if (compiled := ROOT / ".pytest_cache").exists():
@@ -245,12 +241,9 @@ def main() -> None:
 
         mutants, end = draw(flags.count, flags.seed), time.monotonic() + 60 * flags.minutes
         random.Random(flags.seed).shuffle(mutants)
-        with open(flags.output, "w") as output:
-            for found in concurrent.futures.as_completed([pool.submit(work, mutant) for mutant in mutants]):
-                if (result := found.result()) is None:
-                    continue
+        for found in concurrent.futures.as_completed([pool.submit(work, mutant) for mutant in mutants]):
+            if (result := found.result()) is not None:
                 counts[result["room"]].append(result["killed"])
-                print(json.dumps(result), file=output, flush=True)
                 if not result["killed"]:
                     print("survived {file} ({by})\n  - {old}\n  + {new}".format(**result), flush=True)
     for room, killed in [*sorted(counts.items()), ("all", [each for of in counts.values() for each in of])]:
