@@ -1,11 +1,11 @@
-"""The small head of the tests (`small_runs.SmallHead`) in float64, and what a network's logits tell."""
+"""The small head of the tests (`small_runs.SmallHead`) in float64, and probabilities and losses of logits."""
 
 import numpy as np
 from oracles import isp
 
 
 def part(values, name):
-    """The arrays of a part, such as the "processor", of those of a model's file."""
+    """The arrays of one part of a model, such as the "processor", from the arrays of its file."""
     return {key.removeprefix(f"{name}."): value.astype(float) for key, value in values.items() if key.startswith(name)}
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from oracles import isp
 
-# What the documentation's table says of severities 1 to 5.
+# The amounts of severities 1 to 5, from the table in docs/drift_controls.md.
 AMOUNTS = {
     "overexposure": (0.25, 0.5, 1, 1.5, 2.5),
     "black_level": (16, 40, 80, 160, 320),
@@ -40,11 +40,11 @@ def corrupted(images, name, severity):
 
 
 def photon_transfer(darks, flats, good):
-    """What dark frames `(N, H, W)` and flat frames `(E, N, H, W)` in digital numbers tell of a sensor.
+    """A sensor's numbers from dark frames `(N, H, W)` and flat frames `(E, N, H, W)`, both in digital numbers.
 
-    After EMVA Standard 1288, release 4.0, by the good sites `(H, W)` of one color: the black level, the mean light of
-    each exposure and its variance, the electrons per digital number, which are the reciprocal slope of the variance,
-    and in electrons the noise of the read-out, less that of rounding, and the spread of the dark means, less noise.
+    After EMVA Standard 1288, release 4.0, from the good sites `(H, W)` of one color: the black level; the mean and the
+    variance of the light of each exposure; the electrons per digital number, the reciprocal of the variance's slope;
+    and, in electrons, the read noise without that of rounding, and the spread of the dark means without that of noise.
     """
     dark, light = darks.mean(0), flats.mean(1) - darks.mean(0)
     noise = darks.var(0, ddof=1)[good].mean()

@@ -1,4 +1,4 @@
-"""What programs print and write: tables as text, CSV and JSON, which must hold the same numbers."""
+"""Tables that programs print as text and write as CSV and JSON. All three must hold the same numbers."""
 
 import csv
 import json

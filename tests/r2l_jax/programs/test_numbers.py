@@ -1,4 +1,4 @@
-"""What train.py and evaluate.py print, write and draw is what `tests/oracles` computes from raw files and weights."""
+"""`tests/oracles` computes what train.py and evaluate.py print, write and draw, from raw files and weights alone."""
 
 import json
 import re
@@ -67,7 +67,7 @@ class Judged:
         return (np.argmax(logits, -1) == self.labels) * 1.0
 
     def lost(self, cases):
-        """What each seed loses in each sample, on average over cases."""
+        """The loss of each seed in each sample, a mean over cases."""
         return self.right["clean"] - np.mean([self.right[case] for case in cases], 0)
 
     def by_group(self, outcomes):
@@ -182,7 +182,7 @@ def test_an_evaluation_of_seeds_reports_what_their_recipe_loses(trained, judged)
     means = {case: np.mean([network.probabilities(seed[case]) for seed in judged.logits], 0) for case in judged.right}
     right = [*np.moveaxis([*judged.right.values()], 1, 0), [judged.of(each) for each in means.values()]]
     right = [dict(zip(judged.right, each, strict=True)) for each in right]
-    # The noise of these cases is drawn: their outcomes are those of the file.
+    # The oracles cannot draw the noise of these cases, so their outcomes are read from the stored file.
     for group in ("exposures", "cameras"):
         stored = safetensors.numpy.load_file(folder / group / "outcomes.safetensors")
         counted = stored["0/outcome/predicted"] == stored["0/outcome/target"]

@@ -30,7 +30,7 @@ def test_the_table_has_scores_and_settings_that_differ(tmp_path):
     (line,) = [line for line in text.splitlines() if line.startswith("best accuracy")]
     of_first, of_second = ([100 * fold.numbers.best for fold in run.folds] for run in runs)
     assert line.split()[2:] == [f"{of_first[0]:.1f}", f"{np.mean(of_second):.1f}", f"±{np.std(of_second):.1f}"]
-    # Of all folds.
+    # Minutes are summed over all folds.
     seconds = [sum(row["seconds"] for fold in run.folds for row in fold.record.history) for run in runs]
     assert found["minutes"] == [f"{each / 60:.1f}" for each in seconds]
     assert found["minutes"][0] != found["minutes"][1]

@@ -215,7 +215,7 @@ def test_a_dropped_connection_is_continued(zenodo, tmp_path):
 )
 def test_the_part_of_an_earlier_call_is_continued_or_replaced(zenodo, tmp_path, part, ranges, asked):
     (tmp_path / f"{NAME}.part").write_bytes(part)
-    # What pooch leaves when it is killed.
+    # A killed download leaves a temporary file of pooch there.
     (left := tmp_path / f".{NAME}.fetched").mkdir()
     (left / "tmpb2zq0x1s").touch()
     zenodo.ranges = ranges

@@ -172,7 +172,7 @@ def test_a_search_knows_the_shifts_of_single_values(fold, aux_loss, weight):
     result, scores, ranges = found(adv_aux_weight=(1000 * weight, weight))
     assert scores == pytest.approx([1, 0.6])
     assert ranges == pytest.approx([0, 0.4])
-    # The worst case of the group is that of the lower price, although the higher one was given first.
+    # A lower weight of the distance allows a worse case, and the worst counts, though the higher weight comes first.
     worst = result.metadata["worst"]["gamma_correct"]
     assert worst == f"gamma_correct, weight {weight:g}"
     ((_, _, shown),) = (row for row in result.tables["values"].rows if row[0] == "gamma_correct")
