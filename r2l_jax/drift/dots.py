@@ -46,6 +46,8 @@ def dots(
     share = 1 / len(groups)
 
     def draw(axes: "Axes") -> None:
+        # Otherwise the axis would begin with the bar that begins first, which would look cut off.
+        axes.use_sticky_edges = False
         axes.set_xscale(scale, **({"linthresh": LINEAR} if scale == "symlog" else {}))
         if scale != "log":
             axes.axvline(0, color=INK, alpha=0.5, linewidth=1)

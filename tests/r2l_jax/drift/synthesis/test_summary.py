@@ -221,6 +221,9 @@ def test_dots_are_the_drops_of_the_seeds_and_bars_their_intervals():
     _, low, high = group.intervals(group.groups)["tone and color"]
     bar = axes.patches[1]
     assert (bar.get_x(), bar.get_width()) == pytest.approx((100 * low, 100 * (high - low)))
+    # A bar that begins left of all else is not cut off.
+    alone = drawn(summary(measured(count=1, malvar2004__none__none=0.9)).figures["dots"])
+    assert alone.get_xlim()[0] < min(each.get_x() for each in alone.patches) < 0
     both = drawn(compare([group, measured("other", count=2)], {}).figures["dots"])
     assert [text.get_text() for text in both.get_legend().get_texts()] == ["group", "other"]
 
