@@ -22,6 +22,7 @@ from r2l_jax.drift.search.searcher import Found
 from r2l_jax.errors import InputError
 from r2l_jax.model.processors import Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.model.tasks.classification import Classification
 from r2l_jax.results import result
 from r2l_jax.results.result import Result
 from r2l_jax.training.run import Run
@@ -60,9 +61,23 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(config):
+def judged():
+    """The image, logits and target of each picture that `found` draws."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def found(config, judged):
     """The result over all folds, and that of the fold."""
-    over_all = adjustment.run(config)
+    draw = Classification.judged
+
+    def recorded(self, *given, **how):
+        judged.append(given)
+        return draw(self, *given, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classification, "judged", recorded)
+        over_all = adjustment.run(config)
     of_fold = result.read(config.output_dir / "fold_0/light=0.25")
     assert of_fold is not None
     return over_all, of_fold
@@ -98,6 +113,21 @@ def test_a_search_that_held_out_labels_confirm_wins_the_score_back(found):
     moved = column(of_fold.tables["parameters"], 2)
     assert list(moved) == ["white_balance", "gamma_correct"]
     assert [float(each) for each in moved["white_balance"].split()] == pytest.approx([4] * 3, rel=0.05)
+
+
+@pytest.mark.shows("adjustment.adjustment figures: pictures")
+def test_pictures_are_those_of_the_predictions_before_and_after(found, judged):
+    limit = brightness.BRIGHT ** (1 / brightness.GAMMA)
+    seen, said, true = np.array(
+        [[image[1:-1, 1:-1].mean() > limit, logits.argmax(), target] for image, logits, target in judged]
+    ).T.reshape(3, 3, -1)
+    np.testing.assert_array_equal(said, seen)
+    before, after, clean = said == true
+    # At a quarter of the light, all seem dark.
+    np.testing.assert_array_equal(before, true[0] == 0)
+    assert after.all()
+    assert clean.all()
+    assert set(true[0]) == {0, 1}
 
 
 @pytest.mark.shows(
