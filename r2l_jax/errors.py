@@ -36,7 +36,9 @@ def naming_flags() -> Iterator[None]:
 
 def spelled(message: str) -> str:
     """Returns a message that names flags in place of arguments, such as --epochs or --lr=-1, within a program."""
-    return re.sub("`([a-z]\\w*(=[^`]*)?)`", r"--\1", message) if _names_flags else message
+    if not _names_flags:
+        return message.replace("the same command", "the same call")
+    return re.sub("`([a-z]\\w*(=[^`]*)?)`", r"--\1", message)
 
 
 def of_callback(error: BaseException) -> InputError | None:

@@ -32,6 +32,22 @@ def hidden() -> Iterator[None]:
         _hidden = earlier
 
 
+_before = ""
+
+
+@contextlib.contextmanager
+def part(name: str, number: int, count: int) -> Iterator[None]:
+    """Begins the titles of the block's bars with a part of the work, if there are several: its name, and its number."""
+    global _before
+    earlier = _before
+    if count > 1:
+        _before += f"{name} ({number} of {count}), "
+    try:
+        yield
+    finally:
+        _before = earlier
+
+
 class Bar(tqdm):  # pyright: ignore[reportGeneralTypeIssues]  # one of two classes
     """A progress bar on a terminal or in a notebook; elsewhere, such as in a log, a line to stderr every half minute.
 
@@ -41,7 +57,7 @@ class Bar(tqdm):  # pyright: ignore[reportGeneralTypeIssues]  # one of two class
     _latest = time.monotonic()
 
     def __init__(self, *, desc: str, total: int, unit: str, initial: int = 0, disable: bool | None = None, **style):
-        off = bool(disable) or _hidden
+        off, desc = bool(disable) or _hidden, _before + desc
         # With None, tqdm turns itself off where the output is no terminal, as in a notebook.
         off_by_tqdm = off or (False if _in_notebook else None)
         super().__init__(desc=desc, total=total, unit=unit, initial=initial, disable=off_by_tqdm, **style)

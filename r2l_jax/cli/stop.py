@@ -22,6 +22,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Interrupted(KeyboardInterrupt):
     """Raised when work stops on request."""
 
+    def __str__(self) -> str:
+        return spelled(super().__str__())
+
 
 _asked = threading.Event()
 
@@ -69,6 +72,7 @@ def end_on_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+@naming_flags()
 def exit_status(main: Callable[[], int | None]) -> int:
     """Calls a program and returns its exit status: from `main`, or 1 after an error, or 130 after an interruption.
 
@@ -78,8 +82,7 @@ def exit_status(main: Callable[[], int | None]) -> int:
     hook, threading.excepthook = threading.excepthook, _end_by_thread
     try:
         try:
-            with naming_flags():
-                return main() or 0
+            return main() or 0
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt as stop:

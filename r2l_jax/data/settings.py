@@ -121,6 +121,12 @@ class TrainingDataSettings(DataSettings):
         "then measure: a fraction if below 1, else a number",
         0.0,
         bound=NOT_NEGATIVE,
+        needs="!split !test_groups !state_dict_uri",
+    )
+    test_groups: tuple[str, ...] = setting(
+        "the groups to test on, such as p7,p8 of the patients of --group, in place of a drawn --test_size",
+        (),
+        rare=True,
         needs="!split !state_dict_uri",
     )
     split: str | None = setting(

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from r2l_jax.cli import stop
+from r2l_jax.cli import progress, stop
 from r2l_jax.config import FinishedRun
 from r2l_jax.results.locks import writing_to_all
 from r2l_jax.results.result import Cell, Result, Table
@@ -59,7 +59,11 @@ def for_each_fold(folds: Sequence[TrainedFold], work: Callable[[TrainedFold], Ma
     A request to stop takes effect when the function checks for it.
     """
     with writing_to_all(trained.output for trained in folds), stop.after_step():
-        return {trained.name: work(trained) for trained in folds}
+        found = {}
+        for number, trained in enumerate(folds, 1):
+            with progress.part(trained.name, number, len(folds)):
+                found[trained.name] = work(trained)
+        return found
 
 
 def over_models(results: Mapping[str, Result]) -> dict[str, Table]:

@@ -120,6 +120,9 @@ def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains
         return [_earlier_split(data.state_dict_uri, fold, dataset, trains) for fold in range(int(data.n_splits))]
     sizes, labels, where = (data.n_splits, data.train_size, seed), dataset.labels, f"`split={data.split}`"
     parts = None
+    if data.test_groups:
+        where = f"`test_groups={','.join(data.test_groups)}`"
+        parts = np.where(_in_groups(data.test_groups, dataset, where), "test", "train")
     if data.split is not None:
         # A sample, or all samples of a frame, whatever their intensity.
         names = [name.partition("@iso=")[0] for name in dataset.names]
@@ -138,6 +141,16 @@ def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains
         kept = np.zeros(0, np.int64) if parts is None else np.flatnonzero(parts == "test")
         splits = [Split(everything, everything, kept)] * int(data.n_splits)
     return splits if trains else [_untrained(split) for split in splits]
+
+
+def _in_groups(names: Sequence[str], dataset: RawDataset, where: str) -> np.ndarray:
+    """Returns which samples are in the groups of these names."""
+    known = dataset.group_names
+    if not known:
+        raise InputError(f"{where} needs groups, and all images of {dataset.name} are independent")
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"{where} must be among {len(known)} groups such as {known[0]}, got {unknown[0]}")
+    return np.isin(np.array(known)[dataset.groups], names)
 
 
 def _untrained(split: Split) -> Split:

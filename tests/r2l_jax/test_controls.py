@@ -275,6 +275,11 @@ def test_pictures_of_arrays_are_written(data, tmp_path):
             InputError,
             "`test_size` has no effect with `sp",
         ),
+        (
+            lambda run: r2l_jax.train(data_of(), test_groups="patient 1", test_size=0.2),
+            InputError,
+            "`test_size` has no effect with `test_g",
+        ),
         (lambda run: r2l_jax.train(data_of(), dataset="Folder"), InputError, "`dataset` has no effect with `data`"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 import r2l_jax.controls
 import r2l_jax.maite
 from r2l_jax.cli import flags, stop
-from r2l_jax.errors import InputError, spelled, warn
+from r2l_jax.errors import InputError, naming_flags, spelled, warn
 
 SOURCES = pathlib.Path(r2l_jax.__file__).parent
 
@@ -111,3 +111,10 @@ def test_a_program_names_flags_in_errors_and_warnings(capsys, message, expected)
     assert warning == f"warning: {expected}"
     assert error.endswith(f": error: {expected}")
     assert spelled(message) == message
+
+
+def test_a_stopped_program_names_its_command_and_a_stopped_call_itself():
+    stopped = stop.Interrupted("stopped after step 3; the same command resumes there")
+    assert str(stopped) == "stopped after step 3; the same call resumes there"
+    with naming_flags():
+        assert str(stopped) == "stopped after step 3; the same command resumes there"

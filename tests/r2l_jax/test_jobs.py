@@ -179,5 +179,5 @@ class TestWorkers:
         # Each process knows how many share the memory.
         assert next(ended)[:2] == ("shared", "2")
         signal.raise_signal(signal.SIGINT)
-        with pytest.raises(Interrupted, match="stopped; the same command resumes there"):
+        with pytest.raises(Interrupted, match="stopped; the same call resumes there"):
             next(ended)

@@ -92,7 +92,7 @@ def joined(name: str, tiled: Sequence[Tiles], tiling: Tiling) -> RawDataset:
         camera=tiled[0].camera,
         names=tuple(tile for _, tile in places),
         labels=np.array([label for each in tiled for label in each.labels], np.int32),
-        groups=[(folder, frame_of(tile)) for folder, tile in places],
+        groups=[frame_of(tile) for _, tile in places],
     )
 
 

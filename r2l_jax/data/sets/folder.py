@@ -107,7 +107,7 @@ def load(
         dataset = _classification(root, parts, tile_size, folders)
     if group is not None:
         grouped = named_groups(group, list(map(pathlib.PurePath, grouped or dataset.names)))
-    return dataclasses.replace(dataset, groups=grouped)
+    return dataclasses.replace(dataset, groups=grouped, group_names=())
 
 
 def _named(root: pathlib.Path, given: tuple[str, ...] | None) -> Classes:

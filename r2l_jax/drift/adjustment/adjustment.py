@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from r2l_jax.cli import progress
 from r2l_jax.cli.commands import closing
 from r2l_jax.cli.flags import flat
 from r2l_jax.data import loader
@@ -114,7 +115,11 @@ def _adapted_to_all(config: AdjustmentConfig, trained: TrainedFold) -> dict[str,
     fold, samples = trained.fold, Samples.of(trained.fold, config.searches.batch_size)
     fold.task.check_adapts()
     clean = functools.cache(functools.partial(measure.measure, {_CLEAN: Model(fold.model)}, [CLEAN], samples))
-    return {drift.name: _adapted(config, trained, drift, clean) for drift in config.drifts}
+    found = {}
+    for number, drift in enumerate(config.drifts, 1):
+        with progress.part(drift.name, number, len(config.drifts)):
+            found[drift.name] = _adapted(config, trained, drift, clean)
+    return found
 
 
 def _adapted(config: AdjustmentConfig, trained: TrainedFold, drift: Case, clean: Clean) -> Result:

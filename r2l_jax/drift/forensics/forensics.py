@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from r2l_jax.cli import stop
+from r2l_jax.cli import progress, stop
 from r2l_jax.cli.commands import closing
 from r2l_jax.cli.flags import flat
 from r2l_jax.cli.stop import Interrupted
@@ -118,13 +118,15 @@ def _analyses(config: ForensicsConfig, fold: Trained, done: Mapping[str, Result]
 def _analyze_all(config: ForensicsConfig, trained: TrainedFold) -> dict[str, Result]:
     """Returns the results of all analyses of a fold by name, made now or by an earlier call, and prints them."""
     fold, done = trained.fold, dict[str, Result]()
-    for name, analysis in _analyses(config, fold, done).items():
+    analyses = _analyses(config, fold, done)
+    for number, (name, analysis) in enumerate(analyses.items(), 1):
         if stop.requested():
             raise Interrupted(f"stopped before {name} of {trained.name}; the same command resumes with it")
         folder = trained.output / f"fold_{fold.number}" / name
         data = fold.dataset.content_of([*analysis.drawn, *fold.measured_indices])
         inputs = store.identity(analysis.flags, data, [fold.identity, fold.training])
-        done[name] = cached(folder, inputs, functools.partial(_made, name, analysis, fold))
+        with progress.part(name, number, len(analyses)):
+            done[name] = cached(folder, inputs, functools.partial(_made, name, analysis, fold))
         print(f"{trained.name}: {done[name].text()}\nresults in {folder}\n")
     return done
 

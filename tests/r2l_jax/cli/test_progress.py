@@ -1,3 +1,4 @@
+import contextlib
 import io
 import sys
 
@@ -30,6 +31,18 @@ def test_the_time_between_lines_is_that_of_all_bars_together(clock, capsys):
         with Bar(desc=f"block {number}", total=1, unit="batch") as bar:
             bar.update()
     assert capsys.readouterr().err.splitlines() == ["block 3: batch 1 of 1"]
+
+
+def test_the_title_says_which_part_of_the_work_it_is_of_how_many(clock, capsys):
+    parts = progress.part("fold_1", 2, 3), progress.part("alone", 1, 1), progress.part("tolerances", 1, 2)
+    with contextlib.suppress(KeyboardInterrupt), parts[0], parts[1], parts[2]:
+        with Bar(desc="finer", total=8, unit="batch") as bar:
+            [bar.update() for _ in range(4)]
+        raise KeyboardInterrupt
+    with Bar(desc="sweep", total=8, unit="batch") as bar:
+        [bar.update() for _ in range(3)]
+    said = ["fold_1 (2 of 3), tolerances (1 of 2), finer: batch 4 of 8", "sweep: batch 3 of 8"]
+    assert capsys.readouterr().err.splitlines() == said
 
 
 def test_a_terminal_has_the_bar_alone_and_no_title_means_nothing(clock, monkeypatch, capsys):

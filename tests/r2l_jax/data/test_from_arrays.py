@@ -11,10 +11,12 @@ import tifffile
 import isp
 import r2l_jax
 from r2l_jax.data import loader
+from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.data.splits import random_splits
 from r2l_jax.drift import cases, measure
 from r2l_jax.errors import InputError, collected_warnings
 from r2l_jax.model.tasks import task_of
+from r2l_jax.training.plan import splits_of
 
 RNG = np.random.default_rng(3)
 CAMERA = isp.CAMERAS["drone"]
@@ -148,6 +150,30 @@ def test_groups_are_any_hashables_and_stay_together_in_splits(groups, numbers):
     if numbers is not None:
         (split,) = random_splits(dataset.labels, dataset.groups, 1, 0.5, 0)
         assert not {numbers[i] for i in split.train} & {numbers[i] for i in split.valid}
+
+
+@pytest.mark.shows("train --test_groups")
+def test_groups_to_test_on_are_chosen_by_name():
+    dataset = made(RAWS[[0, 1, 2, 3, 4, 5] * 2], np.tile([0, 1], 6), groups=np.repeat([9, 4, 7, 1], 3))
+    (split,) = splits_of(TrainingDataSettings(test_groups=("7", "9")), 0, dataset)
+    assert split.test.tolist() == [0, 1, 2, 6, 7, 8]
+    assert sorted([split.train.tolist(), split.valid.tolist()]) == [[3, 4, 5], [9, 10, 11]]
+    # Images of groups that appear in another order keep the groups' names.
+    some = [11, 10, 7, 6]
+    fewer = dataclasses.replace(dataset, labels=dataset.labels[some], groups=dataset.groups[some])
+    assert (fewer.groups.tolist(), fewer.group_names) == ([0, 0, 1, 1], ("1", "7"))
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (["a", "b", "b", "a", "a", "b"], r"`test_groups=c,b` must be among 2 groups such as a, got c$"),
+        (None, r"`test_groups=c,b` needs groups, and all images of Arrays are independent$"),
+    ],
+)
+def test_groups_to_test_on_must_be_known(groups, message):
+    with pytest.raises(InputError, match=message):
+        splits_of(TrainingDataSettings(test_groups=("c", "b")), 0, made(groups=groups))
 
 
 def test_samples_are_loaded_in_batches():

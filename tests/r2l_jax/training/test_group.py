@@ -80,7 +80,7 @@ def test_a_stopped_group_resumes_with_the_member_that_was_stopped(recipe, member
     first, second = made = list(GroupSettings(seeds=(2, 4)).members(config).values())
     with monkeypatch.context() as patch:
         stop_at(patch, 2)
-        with pytest.raises(Interrupted, match="stopped at step 2 of 3; the same command resumes"):
+        with pytest.raises(Interrupted, match="stopped at step 2 of 3; the same call resumes"):
             group.run(config, GroupSettings(seeds=(2, 4)))
     # Its folder shows how many runs the group will have.
     assert list(second.run_dir.iterdir()) == []

@@ -250,7 +250,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(base, finished, monkeypatch,
         message = "after epoch 1 of 2" if step == 4 else f"at step {step} of 8"
         with monkeypatch.context() as patch:
             stop_at(patch, step - before)
-            with pytest.raises(Interrupted, match=f"stopped {message}; the same command resumes"):
+            with pytest.raises(Interrupted, match=f"stopped {message}; the same call resumes"):
                 train.run(config)
         assert not metrics(config)["complete"]
     train.run(config)

@@ -120,7 +120,7 @@ def test_a_group_has_medians_ranges_and_dots_over_its_members(group, calls, caps
 
 def test_a_request_to_stop_is_met_between_analyses(config, calls, monkeypatch):
     monkeypatch.setattr(stop, "requested", lambda: bool(calls))
-    with pytest.raises(Interrupted, match="stopped before tolerances of fold_0; the same command resumes with it"):
+    with pytest.raises(Interrupted, match="stopped before tolerances of fold_0; the same call resumes with it"):
         forensics.run(config)
     assert calls == ["sensitivity"]
 

@@ -100,7 +100,7 @@ def test_samples_that_are_left_out_change_nothing(frozen):
 def test_a_request_stops_searches_before_their_last_step(frozen, monkeypatch):
     answers = iter([False, True])
     monkeypatch.setattr(stop, "requested", lambda: next(answers))
-    with pytest.raises(Interrupted, match="stopped; the same command starts this analysis again"):
+    with pytest.raises(Interrupted, match="stopped; the same call starts this analysis again"):
         run(frozen, [Search(ALL)], steps=3)
     monkeypatch.setattr(stop, "requested", lambda: True)
     assert len(run(frozen, [Search(ALL)], steps=1)[0].task_loss) == 1

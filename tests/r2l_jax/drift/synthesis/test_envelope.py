@@ -282,7 +282,7 @@ def test_proposals_of_bad_models_are_hardly_ever_wrong(kind):
 
 def test_a_stopped_call_says_that_it_begins_again(settings, monkeypatch):
     monkeypatch.setattr(measure.stop, "requested", lambda: True)
-    with pytest.raises(Interrupted, match="the same command begins again"):
+    with pytest.raises(Interrupted, match="the same call begins again"):
         envelope.run(settings({"exposure": [-1, 0.3]}))
 
 

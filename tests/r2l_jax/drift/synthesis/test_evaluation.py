@@ -257,7 +257,7 @@ def test_interrupted_it_resumes_with_the_group_of_cases(settings, measured, monk
             return spied(models, cases, samples, **options)
 
         patch.setattr(measure, "measure", interrupted)
-        with pytest.raises(Interrupted, match="stopped in static, pipelines, which the same command begins"):
+        with pytest.raises(Interrupted, match="stopped in static, pipelines, which the same call begins"):
             evaluation.run(settings)
     assert [path.parent.name for path in settings.output_dir.rglob("result.json")] == ["clean"]
     measured.clear()
