@@ -28,8 +28,8 @@ class PredictionConfig(Settings):
     """Prediction."""
 
     run: str = setting(
-        "folder of a finished run, one of its folds, or a group of seeds, which predict together; or a file "
-        "model.safetensors"
+        "folder of a finished run, one of its folds, or a group of seeds, which predict together; a file "
+        "model.safetensors; or hf://<owner>/<name>, a model on the hub"
     )
     input: tuple[str, ...] = setting(
         f"raw files, folders, and folders of folders, separated by commas, each {remote.BY_URL}",

@@ -39,8 +39,8 @@ class RenderConfig(ProcessingChoice):
         None,
     )
     run: str | None = setting(
-        "render with the learned processing of a finished run, one of its folds, or a file model.safetensors; for a "
-        "group of seeds, of its first member",
+        "render with the learned processing of a finished run, one of its folds, a group of seeds (of the first "
+        "member), a file model.safetensors, or hf://<owner>/<name>, a model on the hub",
         None,
     )
     checkpoint: str = setting(f"with --run, {WHICH_CHECKPOINT}", "best", choices=CHECKPOINTS, needs="run")
