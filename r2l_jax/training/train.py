@@ -22,6 +22,7 @@ from r2l_jax.devices.hosts import any_process, is_first, on_first_process
 from r2l_jax.devices.placement import OneAhead, each_on_devices, shardings, to_devices
 from r2l_jax.errors import InputError, warn
 from r2l_jax.model.heads import has_gradient
+from r2l_jax.model.tasks import Task
 from r2l_jax.results.files import EVENTS, check_output_folder, write_json, write_safetensors
 from r2l_jax.results.locks import writing_to
 from r2l_jax.training.checkpoint import Checkpoints, Quality, drop_optimizer
@@ -63,6 +64,8 @@ def run(config: TrainConfig, rule: type[GradientDescent] = GradientDescent, show
         summary = _summary(steps, results)
         if is_first():
             write_json(run_dir / "summary.json", summary)
+            if not config.optimization.epochs:
+                _warn_of_chance(steps.task, summary)
             if shows:
                 _show(config, steps, results, summary, time.monotonic() - started)
         return summary
@@ -88,17 +91,20 @@ def _summary(steps: Steps, results: Sequence[Numbers]) -> Numbers:
     return summary
 
 
+def _warn_of_chance(task: Task, summary: Numbers) -> None:
+    if task.score.name == "accuracy" and (found := summary["val_accuracy"]["mean"]) <= 0.2 + 0.8 / len(task.classes):
+        warn(
+            f"an accuracy of {found:.3f} is close to chance, so drift can hardly lower it: if the network should do "
+            "better, check its mean and std, its size and the order of its classes"
+        )
+
+
 def _show(config: TrainConfig, steps: Steps, results: Sequence[Numbers], summary: Numbers, seconds: float) -> None:
     task = steps.task
     if task.classes:
         print(class_table(results, task.class_metrics))
     if config.optimization.epochs > 0:
         print(f"\n{run_table(results, summary)}")
-    elif task.score.name == "accuracy" and (found := summary["val_accuracy"]["mean"]) <= 0.2 + 0.8 / len(task.classes):
-        warn(
-            f"an accuracy of {found:.3f} is close to chance, so drift can hardly lower it: if the network should do "
-            "better, check its mean and std, its size and the order of its classes"
-        )
     head = steps.architecture.frozen_head
     print(f"\n{closing(config, seconds, head is None or has_gradient(head))}")
 

@@ -149,6 +149,18 @@ def test_a_function_of_images_is_measured_without_a_run(data):
     assert found.tables["drops"].numbers("accuracy")["clean"] == 0.5
 
 
+@pytest.mark.parametrize(("wrong", "warns"), [(51, False), (52, True)])
+def test_a_network_close_to_chance_is_warned_of(capsys, wrong, warns):
+    """For two classes, up to 60% are close to chance: 76 of 128 images are, and 77 are not."""
+    raws, labels, groups = arrays()
+    labels[:wrong] = 1 - labels[:wrong]
+    data = r2l_jax.data.from_arrays(raws, labels, CAMERA, ["dark", "bright"], groups)
+    linear = isp.static(CAMERA, "bilinear", "none", "none")
+    r2l_jax.evaluate(bright, data, pipeline=linear, against="exposures", exposures=0.5)
+    said = f"an accuracy of {1 - wrong / 128:.3f} is close to chance"
+    assert (said in capsys.readouterr().err) == warns
+
+
 def test_a_function_of_numpy_arrays_is_measured_but_has_no_gradients(data):
     linear = isp.static(CAMERA, "bilinear", "none", "none")
     seen = []

@@ -1,3 +1,4 @@
+import re
 import types
 
 import numpy as np
@@ -205,6 +206,23 @@ def test_the_second_green_has_an_index_of_its_own(unchecked, tile, margins, indi
     kind = {"raw_type": rawpy.RawType.Flat, "num_colors": 3, "color_desc": b"RGBG"}
     raw = types.SimpleNamespace(**kind, raw_pattern=np.array(tile, np.uint8), sizes=sizes)
     assert _sensor(raw, dng.Metadata()).colors.ravel().tolist() == indices
+
+
+@pytest.mark.parametrize(
+    ("tile", "letters", "found"),
+    [
+        (None, b"RGBG", "RGBG, no tile"),
+        ([[0, 1], [2, 3]], b"CMYG", "CMYG, indices [0, 1, 2, 3] in its tile"),
+        ([[0, 1], [2, 4]], b"RGBG", "RGBG, indices [0, 1, 2, 4] in its tile"),
+        ([[0, 1, 2, 1]], b"RGBG", "RGBG, indices [0, 1, 2, 1] in its tile"),
+    ],
+)
+def test_sensors_of_other_colors_are_refused(unchecked, tile, letters, found):
+    kind = {"raw_type": rawpy.RawType.Flat, "num_colors": 3, "color_desc": letters}
+    sizes = types.SimpleNamespace(top_margin=0, left_margin=0)
+    raw = types.SimpleNamespace(**kind, raw_pattern=None if tile is None else np.array(tile, np.uint8), sizes=sizes)
+    with pytest.raises(InputError, match=re.escape(f"must be red, green and blue, got the colors {found}")):
+        _sensor(raw, dng.Metadata())
 
 
 # The numbers of bytes by which LibRaw takes a file without a header for one of AVT's cameras.
