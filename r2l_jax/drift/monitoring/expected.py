@@ -6,10 +6,11 @@ The diagnosis is applied to the labeled reference, and the models are measured o
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Outcomes, Samples, measure
 from r2l_jax.drift.monitoring import alarm
@@ -26,13 +27,11 @@ from r2l_jax.training.run import BATCH, Run
 # A diagnosis is refuted if chance would leave as much of a difference with this probability.
 _REFUTED = 0.05
 
-# The number of drifts drawn from their intervals, and the number of resamples for an interval.
-_DRAWS, _RESAMPLES = 6, 500
+# The number of drifts drawn from their intervals.
+_DRAWS = 6
 
 # The samples on which drawn drifts are measured.
 _PART = 96
-
-_INTERVAL = (2.5, 97.5)
 
 # The ends of causes' 95% confidence intervals, in standard deviations.
 _DEVIATIONS = 1.96
@@ -95,8 +94,7 @@ class Drifted(NamedTuple):
 def without_drift(run: Run, reference: Reference) -> Drifted:
     """Measures the score on the reference as it is."""
     outcomes = outcomes_of(run, reference, reference.raws, np.arange(len(reference)))
-    weights, _ = _resamples(len(reference))
-    score = (outcomes.score(outcomes.models[-1]), *_ends(_score(outcomes, weights)))
+    score = _interval(_by_group(outcomes), (outcomes.scoring.least, 1.0))
     return Drifted(score, reference.raws, outcomes, (0.0, 0.0, 0.0))
 
 
@@ -106,8 +104,8 @@ def by_camera(
     """Measures the score on the reference under the diagnosed drift.
 
     The score is the mean over drifts that are drawn from their intervals, each with new noise and new defective sites.
-    The interval covers these draws and the samples. The effect of drawn drifts is measured on a part of the samples.
-    The loss is paired with the outcomes of the reference as it is (`clean`).
+    The interval covers these draws and the groups of samples. The effect of drawn drifts is measured on a part of the
+    samples. The loss is paired with the outcomes of the reference as it is (`clean`).
     """
     assert run.camera is not None
     rng, every = np.random.default_rng(seed), np.arange(len(reference))
@@ -121,12 +119,10 @@ def by_camera(
         raws[part] = take(reference.raws[part], state, seed=seed + number)
         of_part, (*_, model) = outcomes_of(run, reference, raws, part), outcomes.models
         changes.append(of_part.score(model) - outcomes.score(model, taken=np.isin(every, part)))
-    weights, drawn = _resamples(len(reference), changes)
-    score = outcomes.score(outcomes.models[-1]) + float(np.mean(changes))
-    scores = _score(outcomes, weights) + drawn
-    mean, low, high = np.clip([score, *_ends(scores)], outcomes.scoring.least, 1).tolist()
-    loss = (clean.score(clean.models[-1]) - score, *_ends(_score(clean, weights) - scores))
-    return Drifted((mean, low, high), drifted, outcomes, loss)
+    scores, least = _by_group(outcomes), outcomes.scoring.least
+    score = _interval(scores, (least, 1.0), changes)
+    loss = _interval(_by_group(clean) - scores, (least - 1.0, 1.0 - least), [-change for change in changes])
+    return Drifted(score, drifted, outcomes, loss)
 
 
 def _redrawn(estimate: DriftEstimate, rng: np.random.Generator) -> DriftEstimate:
@@ -156,30 +152,26 @@ def remedy(run: Run, reference: Reference, drifted: Drifted) -> Remedy:
         adapted = run.adapted(drifted.raws[by])
     except InputError as error:
         return Remedy(len(by), refused=str(error))
-    after, weights = outcomes_of(adapted, reference, drifted.raws, rest), _resamples(len(rest))[0]
-    gains = []
-    for of_rest in (np.ones((1, len(rest))), weights):
-        # Before, the samples to which the models are adapted do not count.
-        of_all = np.zeros((len(of_rest), len(reference)))
-        of_all[:, rest] = of_rest
-        gains.append(_score(after, of_rest) - _score(drifted.outcomes, of_all))
-    return Remedy(len(by), (float(gains[0][0]), *_ends(gains[1])))
+    after = outcomes_of(adapted, reference, drifted.raws, rest)
+    least = after.scoring.least
+    return Remedy(len(by), _interval(_by_group(after) - _by_group(drifted.outcomes, rest), (least - 1.0, 1.0 - least)))
 
 
-def _score(outcomes: Outcomes, weights: np.ndarray) -> np.ndarray:
-    """Computes the score of the last model for each weighting of the samples."""
-    return np.asarray(outcomes.scoring(outcomes.at(outcomes.models[-1]), weights))
+def _by_group(outcomes: Outcomes, places: Any = slice(None)) -> np.ndarray:
+    """Computes a number of the last model for each group of the samples at some places; their mean is the score."""
+    outcome = {name: array[places] for name, array in outcomes.at(outcomes.models[-1]).items()}
+    return statistics.by_group(outcomes.scoring, outcome, outcomes.groups_or_samples[places])
 
 
-def _resamples(samples: int, changes: Sequence[float] = ()) -> tuple[np.ndarray, np.ndarray]:
-    """Draws how often each sample is in each resample, and one of the changes for each resample, if there are any."""
-    rng, counts, chosen = np.random.default_rng(0), list[np.ndarray](), list[float]()
-    for _ in range(_RESAMPLES):
-        counts.append(np.bincount(rng.integers(0, samples, samples), minlength=samples))
-        chosen.append(rng.choice(changes) if changes else 0.0)
-    return np.array(counts), np.array(chosen)
+def _interval(by_group: np.ndarray, bounds: tuple[float, float], changes: Sequence[float] = (0.0, 0.0)) -> Interval:
+    """Estimates a mean over groups under drawn drifts, of which each changes it; the interval covers both.
 
-
-def _ends(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(values, _INTERVAL)
-    return float(low), float(high)
+    One group does not tell how much groups differ, so its interval is all that is possible.
+    """
+    mean, about_groups = by_group.mean() + np.mean(changes), np.inf
+    if len(by_group) > 1:
+        found = statistics.interval(by_group[None], "model")
+        about_groups = found.high - found.estimate
+    half = np.hypot(about_groups, _DEVIATIONS * np.std(changes, ddof=1))
+    estimate, low, high = np.clip([mean, mean - half, mean + half], *bounds).tolist()
+    return estimate, low, high

@@ -76,6 +76,7 @@ class Reference:
             names=tuple(map(str, range(len(self)))),
             labels=labels,
             read=lambda index: (raws[index], targets[index]),
+            groups=self.groups,
         )
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from scipy import stats
+from oracles import scores
 
 import isp
 from r2l_jax.drift.monitoring import expected
@@ -72,15 +72,16 @@ def scored(reference):
 
 
 def test_the_reference_is_measured_under_the_diagnosed_drift(reference):
-    assert expected.without_drift(Bright(), reference).score[:2] == (1.0, 1.0)
+    assert expected.without_drift(Bright(), reference).score == pytest.approx(
+        scores.interval(np.ones(40), None, (0, 1))
+    )
     (mean, low, high), raws, outcomes, loss = expected.by_camera(
         Bright(), reference, [estimate("exposure", -1.0)], scored(reference)
     )
     assert mean == 0.5  # all are dark
     assert 0.25 < low < 0.5 < high < 0.75
     # All that are bright are lost, and paired, so that the interval is that of their share.
-    assert loss[0] == 0.5
-    assert loss[1:] == pytest.approx(stats.binom.ppf([0.025, 0.975], 40, 0.5) / 40, abs=0.03)
+    assert loss == pytest.approx(scores.interval(np.repeat([0, 1], 20)))
     np.testing.assert_allclose(raws.mean((1, 2)), reference.raws.mean((1, 2)) / 2, rtol=0.02)
     outcome = outcomes.at("0")
     np.testing.assert_array_equal(outcome["predicted"] == outcome["target"], np.repeat([True, False], 20))
@@ -106,16 +107,16 @@ def test_the_interval_has_that_of_the_diagnosis(reference):
     confident, unsure = (
         expected.by_camera(Bright(), reference, [estimate("exposure", -0.2, half)], clean).score for half in (0, 1.5)
     )
-    assert confident == (1.0, 1.0, 1.0)
+    assert confident == pytest.approx(scores.interval(np.ones(40), None, (0, 1)))
     mean, low, high = unsure
     assert low < 0.7
     assert low < mean < 1.0 == high
 
 
 def test_the_interval_is_that_of_the_samples_and_of_the_drawn_drifts(monkeypatch):
-    """In plain NumPy: binomial scores, each shifted by the change that a drawn drift causes in the same 96 samples."""
+    """In plain NumPy: pairs of samples are groups, and drawn drifts change the score of the same 96 samples."""
     count = 160
-    reference = reference_of(count)
+    reference = dataclasses.replace(reference_of(count), groups=np.arange(count) // 2)
     clean, seen, measure = scored(reference), [], expected.outcomes_of
 
     def outcomes_of(run, reference, raws, places):
@@ -132,12 +133,15 @@ def test_the_interval_is_that_of_the_samples_and_of_the_drawn_drifts(monkeypatch
         own, changes = right.mean(), np.array([0.0, *(each.mean() - right[places].mean() for each, places in others)])
         assert (np.ptp(changes) > 0.1) == (half > 0)
         assert found == pytest.approx(own + changes.mean())
-        possible = (np.arange(count + 1) / count + changes[:, None]).ravel()
-        chances = np.tile(stats.binom.pmf(np.arange(count + 1), count, own), (7, 1)).ravel() / 7
-        order = np.argsort(possible)
-        low, high = np.interp([0.025, 0.975], np.cumsum(chances[order]), possible[order]).clip(0, 1)
-        # The ends come from 500 random draws.
-        assert ends == pytest.approx([low, high], abs=0.04)
+        half = np.hypot(scores.half_width(right.reshape(-1, 2).mean(1)), 1.96 * changes.std(ddof=1))
+        assert ends == pytest.approx(np.clip([found - half, found + half], 0, 1))
+
+
+def test_a_single_group_does_not_tell_how_much_groups_differ(reference):
+    alone = dataclasses.replace(reference, groups=np.zeros(40, int))
+    assert expected.without_drift(Bright(), alone).score == (1, 0, 1)
+    drifted = expected.by_camera(Bright(), alone, [estimate("exposure", -1.0)], scored(alone))
+    assert (drifted.score, drifted.loss) == ((0.5, 0, 1), (0.5, -1, 1))
 
 
 def test_drawn_drifts_fill_their_interval():
@@ -160,7 +164,7 @@ def test_adaptation_is_measured_on_other_images(reference, monkeypatch):
     assert found.gain[0] == pytest.approx(0.5, abs=0.2)
     assert 0 < found.gain[1] < found.gain[0] < found.gain[2]
     # Models of a quarter of the gain take all for dark, adapted or not. The gain is paired by sample.
-    assert expected.remedy(Bright(0.25), reference, drifted).gain == (0, 0, 0)
+    assert expected.remedy(Bright(0.25), reference, drifted).gain == pytest.approx(scores.interval(np.zeros(20)))
     assert expected.remedy(Bright(refusal="no mixture"), reference, drifted).refused == "no mixture"
 
 
