@@ -1,6 +1,7 @@
 """Sharpening and denoising."""
 
 import functools
+import inspect
 import itertools
 
 import jax
@@ -181,6 +182,22 @@ def test_nlm_denoising_agrees_with_numpy(images, settings):
 
 # By total variation: also one channel alone, and a noisy edge out of range; no impulse, at which float32 stops earlier.
 VARIED = np.concatenate([np.delete(IMAGES, 3, 0), [RANDOM * [1.0, 0, 0] + [0, 0.4, 0.7], 10 * IMAGES[2] + RANDOM - 5]])
+
+
+def test_defaults_of_non_local_means_are_those_of_scikit_image():
+    from skimage import restoration
+
+    ours, theirs = (
+        {name: each.default for name, each in inspect.signature(function).parameters.items()}
+        for function in (denoise.nlm_denoising, restoration.denoise_nl_means)
+    )
+    names = ("patch_size", "patch_distance")
+    assert [ours["strength"], *map(ours.get, names)] == [theirs["h"], *map(theirs.get, names)]
+
+
+@pytest.mark.parametrize("method", [denoise.tv_chambolle, denoise.tv_bregman])
+def test_total_variation_takes_a_batch_of_one_image(method):
+    np.testing.assert_allclose(method(RANDOM[None], 0.5)[0], method(RANDOM, 0.5), atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", variants.quick(1, [np.float64, np.float32]))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flawed_sensor import FlawedSensor
 
+from r2l_jax.calibration.figure import photon_transfer_curve
 from r2l_jax.calibration.frames import Frames
 from r2l_jax.calibration.measure import measure
 from r2l_jax.calibration.reading import group_exposures
@@ -58,6 +59,13 @@ def test_the_values_of_each_place_are_found(sensor):
     assert found.mean("read_noise") == pytest.approx(sensor.read_noise, rel=0.05)
     assert abs(found.mean("full_well") / sensor.full_well - 1) < min(4 * found.error, 0.05)
     assert [site.channel for site in found.sites] == np.ravel(sensor.tile).tolist()
+    *channels, line = photon_transfer_curve(found).axes[0].lines
+    gain = sensor.full_well / (1 - np.mean(sensor.black)) / white
+    assert np.diff(line.get_xdata()) == pytest.approx(gain * np.diff(line.get_ydata()), rel=0.05)
+    assert float(line.get_label().split()[0]) == pytest.approx(gain, rel=0.05)
+    drawn = [point for channel in channels for point in channel.get_xydata()]
+    shown = [[point.mean * white, point.variance * white**2] for point in found.points]
+    assert sorted(map(tuple, drawn)) == pytest.approx(sorted(map(tuple, shown)))
     for site, black in zip(found.sites, sensor.black, strict=True):
         assert site.black_level == pytest.approx(black, abs=2e-5)
         assert site.gain == pytest.approx(sensor.full_well / (1 - black), rel=0.02)

@@ -13,6 +13,7 @@ from r2l_jax.drift.forensics import worst_case
 from r2l_jax.drift.forensics.config import WorstCaseSettings
 from r2l_jax.drift.measure import packed_blocks, unpacked_blocks
 from r2l_jax.drift.search.searcher import Searcher
+from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.results.result import Result
 
 SETTINGS = WorstCaseSettings(
@@ -54,6 +55,11 @@ def test_searches_see_no_sample_that_is_measured(fold):
     few = worst_case.drawn(fold, dataclasses.replace(SETTINGS, samples=2), 0)
     assert len(few) == 2
     assert set(few) < set(range(5, 10))
+
+
+def test_the_noise_layer_comes_after_the_whole_pipeline(fold):
+    names = pipeline_of(worst_case.searched(fold, SETTINGS)).stage_names
+    assert names == (*pipeline_of(fold.model).stage_names, "additive_layer")
 
 
 @pytest.mark.shows("forensics.worst_case keys: notes")
