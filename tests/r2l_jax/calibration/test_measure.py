@@ -63,9 +63,9 @@ def test_the_values_of_each_place_are_found(sensor):
     gain = sensor.full_well / (1 - np.mean(sensor.black)) / white
     assert np.diff(line.get_xdata()) == pytest.approx(gain * np.diff(line.get_ydata()), rel=0.05)
     assert float(line.get_label().split()[0]) == pytest.approx(gain, rel=0.05)
-    drawn = [point for channel in channels for point in channel.get_xydata()]
-    shown = [[point.mean * white, point.variance * white**2] for point in found.points]
-    assert sorted(map(tuple, drawn)) == pytest.approx(sorted(map(tuple, shown)))
+    drawn = sorted(tuple(point) for channel in channels for point in channel.get_xydata())
+    shown = sorted((point.mean * white, point.variance * white**2) for point in found.points)
+    np.testing.assert_allclose(drawn, shown)
     for site, black in zip(found.sites, sensor.black, strict=True):
         assert site.black_level == pytest.approx(black, abs=2e-5)
         assert site.gain == pytest.approx(sensor.full_well / (1 - black), rel=0.02)
