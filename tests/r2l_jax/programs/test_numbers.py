@@ -120,6 +120,7 @@ def test_a_training_reports_the_losses_and_scores_of_its_best_models(trained, ju
     assert f"{mean} (95% confidence interval: {low} to {high}; mean of 2 seeds, 48 test samples of 8" in trained.output
 
 
+@pytest.mark.shows("evaluate --pipelines", "synthesis.summary cases.csv: drop, drop high, drop low, test")
 def test_an_evaluation_of_a_model_reports_its_drops(trained, judged, drawn):
     done = call("evaluate.py", f"--run={trained.run(2)}", *FLAGS)
     assert done.returncode == 0, done.stderr
@@ -161,7 +162,6 @@ def test_an_evaluation_of_a_model_reports_its_drops(trained, judged, drawn):
 @pytest.mark.shows(
     "evaluate --about",
     "synthesis.summary drops.csv: *, * high, * low, drop, drop high, drop low, test",
-    "synthesis.summary cases.csv: drop, drop high, drop low, test",
     "synthesis.summary members.csv: clean {}, run, *, cameras, corruptions, exposures, pipelines, sensor",
     "synthesis.summary keys: members, members_needed, shares",
 )
@@ -244,3 +244,4 @@ def test_a_comparison_reports_paired_differences(trained, judged, tmp_path, draw
         np.testing.assert_allclose([[row[name] for name in ("clean", *columns)] for row in found[group]], expected)
         np.testing.assert_allclose(drawn[caption].images[0].get_array(), expected)
         assert [text.get_text() for text in drawn[caption].get_yticklabels()] == ["seed_2", "seed_1"]
+        assert [text.get_text() for text in drawn[caption].get_xticklabels()] == ["clean", *columns]
