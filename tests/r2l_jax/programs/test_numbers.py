@@ -188,6 +188,7 @@ def test_an_evaluation_of_seeds_reports_what_their_recipe_loses(trained, judged)
         counted = stored["0/outcome/predicted"] == stored["0/outcome/target"]
         for member, (outcome,) in zip(right, counted, strict=True):
             member[group] = outcome * 1.0
+    assert [row["run"] for row in found["members"]] == [*metadata["members"], "two (ensemble)"]
     for row, member in zip(found["members"], right, strict=True):
         assert row["clean accuracy"] == near(member["clean"].mean())
         for group, cases in (GROUPS | {"exposures": ("exposures",), "cameras": ("cameras",)}).items():
@@ -244,4 +245,5 @@ def test_a_comparison_reports_paired_differences(trained, judged, tmp_path, draw
         np.testing.assert_allclose([[row[name] for name in ("clean", *columns)] for row in found[group]], expected)
         np.testing.assert_allclose(drawn[caption].images[0].get_array(), expected)
         assert [text.get_text() for text in drawn[caption].get_yticklabels()] == ["seed_2", "seed_1"]
-        assert [text.get_text() for text in drawn[caption].get_xticklabels()] == ["clean", *columns]
+        shown = [text.get_text().replace("\n", ".") for text in drawn[caption].get_xticklabels()]
+        assert shown == ["clean", *columns]
