@@ -32,6 +32,12 @@ def hidden() -> Iterator[None]:
         _hidden = earlier
 
 
+def say(line: str) -> None:
+    """Prints a line to stderr above the bars, unless progress is hidden."""
+    if not _hidden:
+        tqdm.write(line, file=sys.stderr)
+
+
 _before = ""
 
 
@@ -64,11 +70,6 @@ class Bar(tqdm):  # pyright: ignore[reportGeneralTypeIssues]  # one of two class
         # A bar that tqdm has turned off keeps neither title nor counts.
         self._prints = not off and self.disable
         self._title, self._unit, self._done = desc, unit, initial
-
-    def say(self, line: str) -> None:
-        """Prints a line to stderr above the bar, unless progress is hidden."""
-        if not _hidden:
-            self.write(line, file=sys.stderr)
 
     def update(self, n: float | None = 1) -> bool | None:
         """Moves the bar, or prints a line if the latest one of any bar is old."""

@@ -2,13 +2,13 @@
 
 import functools
 import pathlib
-import sys
 import time
 from collections.abc import Mapping
 
 import numpy as np
 
 from r2l_jax import jobs
+from r2l_jax.cli.progress import say
 from r2l_jax.config import GroupSettings, TrainConfig
 from r2l_jax.data.sets import datasets
 from r2l_jax.devices.hosts import is_first, on_first_process, refuse_several_processes
@@ -35,7 +35,7 @@ def run(config: TrainConfig, settings: GroupSettings, rule: type[GradientDescent
         if settings.scheduler == "serial":
             for number, (name, member) in enumerate(members.items(), start=1):
                 if is_first():
-                    print(f"{name}, {number} of {len(members)}", file=sys.stderr)
+                    say(f"{name}, {number} of {len(members)}")
                 train.run(member, rule, shows=False)
         else:
             _train_elsewhere(members, settings.scheduler, rule, folder / "logs")

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 from r2l_jax.cli import stop
-from r2l_jax.cli.progress import Bar
+from r2l_jax.cli.progress import Bar, say
 from r2l_jax.cli.stop import Interrupted
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
@@ -215,7 +215,7 @@ class FoldTraining:
                 tracker.epoch(steps, state, row, sums, per_epoch)
                 history.append(row)
                 checkpoints.save(state, history, self._quality(row))
-                self._say(bar, row)
+                self._say(row)
                 self._record(self._content())
                 if epoch + 1 < epochs and any_process(stop.requested()):
                     raise self._interrupted(f"after epoch {epoch + 1} of {epochs}")
@@ -235,11 +235,11 @@ class FoldTraining:
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}]",
         )
 
-    def _say(self, bar: Bar, row: Numbers) -> None:
+    def _say(self, row: Numbers) -> None:
         """Prints the line of an epoch to stderr, above the progress bar if there is one."""
         if is_first():
             line = epoch_line(row, self.optimization.epochs, self.task.score.name, self._best is row)
-            bar.say(line)
+            say(line)
 
     def _final(self, state: TrainState) -> Numbers:
         """Returns the numbers of the last and the best epoch, and of each class."""

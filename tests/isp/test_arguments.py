@@ -63,11 +63,15 @@ SPECIAL |= {"isp.stages.median_denoising(size)": 5, "isp.cfa.subtract_black_leve
 TWO = isp.Pipeline([isp.Stage("demosaic", isp.demosaic.bilinear), BARS])
 
 
+def values(stage):
+    return [each.value for each in stage.parameters.values()]
+
+
 def seen(value):
     """The numbers and names that two results are compared by."""
     if isinstance(value, isp.Stage):
         # Its function is seen by itself.
-        return [value.name, *(each.value for each in value.parameters.values()), *map(str, value.options.values())]
+        return [value.name, *values(value), *map(str, value.options.values())]
     if isinstance(value, isp.Pipeline):
         return [" ".join(value.stage_names), value(MOSAIC)]
     return jax.tree.leaves(value)
@@ -91,7 +95,14 @@ def test_another_value_of_an_argument_has_another_result(fact):
     given = {each.name: NEEDED[each.name] for each in needed if each.kind is not each.VAR_KEYWORD}
     given |= BESIDES.get(name, {}) | BESIDES.get(fact, {})
     other = SPECIAL.get(fact, OTHERS[argument])
-    assert differ(seen(call(**given)), seen(call(**given | {argument: other})))
+    made = call(**given | {argument: other})
+    assert differ(seen(call(**given)), seen(made))
+    if isinstance(made, isp.Stage):
+        # Its function gets the value, and its name does not depend on other arguments.
+        passed = inspect.signature(made.function).bind(None, *values(made), **made.options).arguments
+        np.testing.assert_array_equal(passed.get(argument, other), other)
+        further = {each: OTHERS[each] for each in inspect.signature(call).parameters if each not in given}
+        assert "name" not in further or call(**given | further).name == "other"
 
 
 # The noises of the drone's sensor need much light to show, and its black level of 262 leaves room to fall.

@@ -54,6 +54,7 @@ def test_space_to_depth_is_in_cfa_order():
     np.testing.assert_array_equal(cfa.space_to_depth(RAW), np.stack(expected, -1))
 
 
+@pytest.mark.shows("isp.cfa.subtract_black_level(pattern, rescale)")
 @pytest.mark.parametrize(
     ("pattern", "levels"),
     [("GBRG", [0.1, 0.2, 0.3, 0.5]), (QUAD, [0.1, 0.2, 0.3]), (XTRANS, [0.1, 0.2, 0.3]), ("MONO", [0.1])],

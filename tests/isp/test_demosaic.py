@@ -41,6 +41,7 @@ def scenes():
     return np.stack([np.round(0.9 * 4096 * plane) / 4096 for plane in planes]).astype(np.float32)
 
 
+@pytest.mark.shows("isp.demosaic.malvar2004(pattern)", "isp.stages.malvar2004(pattern)")
 @pytest.mark.parametrize("case", variants.quick(13, CASES))
 def test_agrees_with_the_reference_borders_included(case):
     (method, pattern), raw = case, scenes()

@@ -169,6 +169,7 @@ def nlm_by_numpy(rgb, strength, patch_size, patch_distance, centered):
     return (averaged / total)[margin:-margin, margin:-margin]
 
 
+@pytest.mark.shows("isp.denoise.nlm_denoising(patch_size, patch_distance)", "isp.stages.nlm_denoising(patch_size)")
 @pytest.mark.parametrize("images", [IMAGES, SMALLER_THAN_WINDOWS], ids=["images", "small"])
 @pytest.mark.parametrize("settings", variants.quick(2, [(3, 2, False), (3, 2, True), (5, 3, False)]))
 def test_nlm_denoising_agrees_with_numpy(images, settings):

@@ -51,6 +51,7 @@ def test_zones_of_other_arrays_hold_whole_tiles_of_at_least_8_sites(pattern, sid
     np.testing.assert_allclose(found, (means**6).mean(0) ** (1 / 6), rtol=1e-5)
 
 
+@pytest.mark.shows("isp.metering.levels(pattern)", "isp.metering.auto_white_balance(pattern)")
 @pytest.mark.parametrize("pattern", ["GRBG", XTRANS, "RRGG/RRGG/GGBB/GGBB"])
 def test_each_color_counts_by_its_own_sites(pattern):
     """Each color has one value, however many sites see it; the sides are no multiples of a zone."""

@@ -29,6 +29,7 @@ def directly(raw, pattern, threshold, isolated_only=False):
     return out
 
 
+@pytest.mark.shows("isp.repair.defects(threshold, pattern, isolated_only)")
 @pytest.mark.parametrize("settings", [{"threshold": 0.05, "isolated_only": True}, {"threshold": 0.3}])
 @pytest.mark.parametrize("pattern", variants.quick(2, cfa.BAYER[::2] + cfa.BAYER[1::2]))
 def test_agrees_with_a_direct_computation(pattern, settings):

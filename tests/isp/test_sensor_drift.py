@@ -182,6 +182,7 @@ def test_images_of_a_camera_share_its_defects():
     assert (first != second).any()
 
 
+@pytest.mark.shows("isp.CameraState(row_noise, column_noise)")
 def test_images_of_a_batch_share_the_column_noise_of_their_sensor_and_have_their_own_row_noise():
     camera, raw = dataclasses.replace(CAMERA, full_well=1e4), jnp.full((3, 16, 24), 0.5)
     black = np.tile(np.reshape(CAMERA.black_level, (2, 2)), (8, 12))
@@ -198,6 +199,7 @@ def test_images_of_a_batch_share_the_column_noise_of_their_sensor_and_have_their
     np.testing.assert_allclose(electrons("column_noise", 3, raw[0]), columns[0], atol=0.02)
     np.testing.assert_allclose(rows, np.broadcast_to(rows[..., :1], rows.shape), atol=0.02)
     every = np.concatenate([rows[..., 0], electrons("row_noise", 3, raw)[..., 0]])
+    assert every.std() == pytest.approx(100, rel=0.2)
     # Levels of independent rows differ by 141 electrons, in the root of the mean square.
     differences = [every[one] - every[other] for one in range(6) for other in range(one)]
     assert np.std(differences, axis=1).min() > 70

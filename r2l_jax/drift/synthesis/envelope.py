@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import math
 import pathlib
-import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -29,6 +28,7 @@ from isp import CameraState
 from r2l_jax.cli import stop
 from r2l_jax.cli.commands import closing
 from r2l_jax.cli.flags import flat
+from r2l_jax.cli.progress import say
 from r2l_jax.cli.stop import Interrupted
 from r2l_jax.data import loader
 from r2l_jax.drift import limits as of_limits
@@ -264,7 +264,7 @@ class _Envelope:
                 drawn = Cameras(*(part[: beyond[0] + 1] for part in drawn))
                 break
         failed = drawn.failing(self._settings.allowed).sum()
-        print(f"{failed} of {len(drawn.losses)} cameras failed", file=sys.stderr, flush=True)
+        say(f"{failed} of {len(drawn.losses)} cameras failed")
         return drawn
 
     def _lost(self, shares: np.ndarray, names: Sequence[str]) -> np.ndarray:

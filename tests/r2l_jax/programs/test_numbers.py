@@ -120,6 +120,7 @@ def test_a_training_reports_the_losses_and_scores_of_its_best_models(trained, ju
     assert f"{mean} (95% confidence interval: {low} to {high}; mean of 2 seeds, 48 test samples of 8" in trained.output
 
 
+@pytest.mark.shows("evaluate --pipelines", "synthesis.summary cases.csv: drop, drop high, drop low, test")
 def test_an_evaluation_of_a_model_reports_its_drops(trained, judged, drawn):
     done = call("evaluate.py", f"--run={trained.run(2)}", *FLAGS)
     assert done.returncode == 0, done.stderr
@@ -161,7 +162,6 @@ def test_an_evaluation_of_a_model_reports_its_drops(trained, judged, drawn):
 @pytest.mark.shows(
     "evaluate --about",
     "synthesis.summary drops.csv: *, * high, * low, drop, drop high, drop low, test",
-    "synthesis.summary cases.csv: drop, drop high, drop low, test",
     "synthesis.summary members.csv: clean {}, run, *, cameras, corruptions, exposures, pipelines, sensor",
     "synthesis.summary keys: members, members_needed, shares",
 )
@@ -188,6 +188,7 @@ def test_an_evaluation_of_seeds_reports_what_their_recipe_loses(trained, judged)
         counted = stored["0/outcome/predicted"] == stored["0/outcome/target"]
         for member, (outcome,) in zip(right, counted, strict=True):
             member[group] = outcome * 1.0
+    assert [row["run"] for row in found["members"]] == [*metadata["members"], "two (ensemble)"]
     for row, member in zip(found["members"], right, strict=True):
         assert row["clean accuracy"] == near(member["clean"].mean())
         for group, cases in (GROUPS | {"exposures": ("exposures",), "cameras": ("cameras",)}).items():
@@ -244,3 +245,5 @@ def test_a_comparison_reports_paired_differences(trained, judged, tmp_path, draw
         np.testing.assert_allclose([[row[name] for name in ("clean", *columns)] for row in found[group]], expected)
         np.testing.assert_allclose(drawn[caption].images[0].get_array(), expected)
         assert [text.get_text() for text in drawn[caption].get_yticklabels()] == ["seed_2", "seed_1"]
+        shown = [text.get_text().replace("\n", ".") for text in drawn[caption].get_xticklabels()]
+        assert shown == ["clean", *columns]

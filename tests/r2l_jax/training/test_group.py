@@ -13,6 +13,7 @@ from small_runs import history, metrics, model, stop_at
 import r2l_jax
 from r2l_jax import jobs
 from r2l_jax.cli.flags import flat, replace
+from r2l_jax.cli.progress import hidden
 from r2l_jax.cli.stop import Interrupted
 from r2l_jax.config import GroupSettings
 from r2l_jax.errors import InputError
@@ -26,9 +27,10 @@ def recipe(base):
 
 @pytest.fixture(scope="module")
 def trained(recipe):
-    settings, out = GroupSettings(seeds=(2, 4)), io.StringIO()
-    with contextlib.redirect_stdout(out):
+    settings, out, progress = GroupSettings(seeds=(2, 4)), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(progress), hidden():
         group.run(recipe, settings)
+    assert progress.getvalue() == ""
     return settings.members(recipe), out.getvalue()
 
 

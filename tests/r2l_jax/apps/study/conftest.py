@@ -35,11 +35,11 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(config):
     """The study with files as its jobs leave them, with made-up numbers."""
-    for name, run in runs_of(config, "synthesis").items():
+    for number, (name, run) in enumerate(runs_of(config, "synthesis").items()):
         groups = {"clean": ["clean"], "pipelines": [each for trained, each in PIPELINES.items() if trained != name]}
         groups["corruptions"] = [f"{kind}.{severity}" for kind in ("contrast", "gaussian_noise") for severity in (2, 3)]
         for group, cases in groups.items():
-            blocks = packed_blocks([evaluated(cases, fold) for fold in range(2)])
+            blocks = packed_blocks([evaluated(cases, fold, {0: 2, 11: -2}.get(number, 0)) for fold in range(2)])
             result.write(run.run_dir / "evaluation" / group, Result({}, outcomes=blocks))
     (model,) = runs_of(config, "forensics").values()
     for fold in range(2):
@@ -71,11 +71,12 @@ def finished(config):
     return config
 
 
-def evaluated(cases, fold):
-    """Returns outcomes of a model: 45 of 50 samples are correct on its clean images, and one more in the second fold.
+# What corruptions cost; other pipelines cost 5 samples.
+LOST = {"clean": 0, "contrast.2": 12, "contrast.3": 32, "gaussian_noise.2": 8, "gaussian_noise.3": 28}
 
-    Other pipelines cost 5 samples, and corruptions 10 and 30 at severities 2 and 3.
-    """
-    lost = [{"clean": 0, "2": 10, "3": 30}.get(case.rpartition(".")[2], 5) for case in cases]
-    counted = (np.arange(SAMPLES) < 45 + fold - np.array(lost)[:, None]).astype(np.float32)[None]
+
+def evaluated(cases, fold, more):
+    """Returns outcomes of a model: of 50 samples on its clean images, 45 and `more` are correct, one more in fold 1."""
+    lost = np.array([LOST.get(case, 5) for case in cases])
+    counted = (np.arange(SAMPLES) < 45 + fold + more - lost[:, None]).astype(np.float32)[None]
     return of_counts([f"fold_{fold}"], cases, np.arange(SAMPLES) + SAMPLES * fold, counted)

@@ -88,7 +88,7 @@ def test_microscopy_is_downloaded_in_the_published_layout_and_only_once(server, 
     assert contents(tmp_path / "microscopy").items() >= disk.items()
 
 
-@pytest.mark.shows("download --source --b2_bucket --b2_key_id --b2_key")
+@pytest.mark.shows("download --source --data_dir --b2_bucket --b2_key_id --b2_key")
 def test_the_program_takes_the_bucket_and_the_key_that_are_named(server, tmp_path, monkeypatch):
     def simulated(*arguments, b2_account, **options):
         account = dataclasses.replace(b2_account, api_config=server.config)

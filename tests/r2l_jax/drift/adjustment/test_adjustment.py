@@ -270,7 +270,11 @@ def block(rows, samples):
     return of_counts(rows, ["clean"], samples, np.array([*rows.values()])[:, None])
 
 
-@pytest.mark.shows("adjust --run --output")
+@pytest.mark.shows(
+    "adjust --run --output",
+    "adjustment.adjustment adjustment.csv: *, * high, * low",
+    "adjustment.adjustment keys: about",
+)
 def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(fold, config, tmp_path, monkeypatch, capsys):
     """The first fold of each member validates three samples, the second one five others."""
     each = [
@@ -307,6 +311,9 @@ def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(fold, c
     link = tmp_path / "six/adjustment/light=0.25/seed_10"
     assert link.resolve() == tmp_path / "six/seed_10/adjustment/light=0.25"
     assert (link / "fold_1/metrics.json").exists()
+    # The folds of one member are no other seeds.
+    alone = adjustment.run(replace(config, run=str(tmp_path / "six/seed_1"), output=str(tmp_path / "alone")))
+    assert [each.metadata["about"] for each in (found, alone)] == ["recipe", "model"]
     # --output holds a folder for each member.
     parts = iter([(part, pair) for pair in each for part in (slice(3), slice(3, 8))])
     adjustment.run(replace(config, output=str(tmp_path / "output")))
@@ -449,7 +456,7 @@ def test_masks_move_with_the_shifted_rows_that_a_model_is_adapted_to(config):
         assert (expected != own).sum() == 3 * 10
 
 
-@pytest.mark.shows("adjust --steps --batch_size")
+@pytest.mark.shows("adjust --steps --batch_size", "adjustment.methods starts.csv: start")
 def test_searches_by_features_start_at_the_models_own_values_times_the_exposures_nearest_to_training(
     fold, config, monkeypatch
 ):
@@ -469,7 +476,7 @@ def test_searches_by_features_start_at_the_models_own_values_times_the_exposures
     config = replace(config, unlabeled=32, labeled=0, method="processing", force=True, batch_size=32)
     under = drifts.drifted(config, fold, *config.drifts)
     under = under._replace(model=RawToLogit(own.processor, normalizer, own.head))
-    methods.try_all(config.searches, fold, under)
+    starts = methods.try_all(config.searches, fold, under).searched.table
     (default, tried, _, _), (again, searches, found, steps) = seen
     raws, distances = under.dataset.samples(under.unlabeled)[0], []
     for search in tried:
@@ -482,6 +489,8 @@ def test_searches_by_features_start_at_the_models_own_values_times_the_exposures
     assert tried[np.argmin(distances)].exposure == 4
     assert [search.exposure for search in tried] == [1, 2, 4, 8, 16, 32, 64, 0.5, 0.25]
     assert [search.exposure for search in searches] == [tried[place].exposure for place in nearest]
+    named = [f"{np.log2(search.exposure):+.0f} stops" for search in searches]
+    assert [row[0].removesuffix(" *") for row in starts.rows] == ["no search", *named]
     assert (steps, {(search.spread, search.turned) for search in [*tried, *searches]}) == ((2, 32), {(0.0, None)})
     assert default["gamma_correct"] == again["gamma_correct"] == pytest.approx(1.8)
     for one, place in zip(found, nearest, strict=True):

@@ -39,7 +39,7 @@ def moved(before, config):
     return {name for name, value in model(config).items() if name in before and (value != before[name]).any()}
 
 
-@pytest.mark.shows("train --adv_training --adv_noise_layer")
+@pytest.mark.shows("train --adv_training --adv_noise_layer --processor_uri")
 def test_the_task_loss_rises_and_only_the_processor_moves(one_epoch, attacked):
     config, summary = attacked
     assert (rule_of(config), rule_of(one_epoch)) == (Attack, GradientDescent)

@@ -11,6 +11,7 @@ from scipy import stats
 import isp
 from r2l_jax.apps.export import description
 from r2l_jax.cli.flags import build, replace
+from r2l_jax.cli.progress import hidden
 from r2l_jax.cli.stop import Interrupted
 from r2l_jax.drift import limits, measure, statistics, trained_folds
 from r2l_jax.drift.synthesis import envelope
@@ -136,9 +137,12 @@ def test_a_sample_of_several_seeds_counts_once(settings, capsys, tmp_path):
     for seed in (1, 2):
         (tmp_path / f"bright/seed_{seed}/fold_0").mkdir(parents=True)
     wanted = dataclasses.replace(settings({"exposure": [-0.2, 0.3]}), run=(str(tmp_path / "bright"),))
-    found = envelope.run(wanted).metadata
+    with hidden():
+        found = envelope.run(wanted).metadata
     assert (len(found["models"]), found["samples"], found["about"]) == (2, 10, "recipe")
-    assert "measured on 10 validation samples, best checkpoint" in capsys.readouterr().out
+    printed, progress = capsys.readouterr()
+    assert "measured on 10 validation samples, best checkpoint" in printed
+    assert progress == ""
 
 
 @pytest.mark.shows(

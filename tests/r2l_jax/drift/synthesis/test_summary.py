@@ -4,6 +4,7 @@ import brightness
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from oracles import scores
 from outcomes import of_counts
 
 from r2l_jax.cli.flags import build
@@ -125,8 +126,13 @@ def test_the_verdict_says_that_a_few_groups_tell_little():
 @pytest.mark.shows("evaluate --as_published", "synthesis.summary keys: log_ratio, notes")
 def test_the_log_ratio_is_there_if_asked_for_and_known():
     assert summary(measured()).metadata["log_ratio"] is None
-    found = summary(measured(), as_published=True)
+    of = measured()
+    found = summary(of, as_published=True)
     assert found.metadata["log_ratio"].low < np.log(0.3 / 0.1) < found.metadata["log_ratio"].high
+    # To first order, each outcome adds its share of the mean.
+    above, below = of.groups["corruptions"], of.groups["pipelines"]
+    parts = np.log(above.mean() / below.mean()) + above / above.mean() - below / below.mean()
+    assert found.metadata["log_ratio"] == pytest.approx(scores.interval(parts.mean(0), parts))
     assert "log ratio of the drops under corruptions and pipelines: 1." in found.metadata["notes"][1]
     assert summary(measured(malvar2004__none__none=0.9), as_published=True).metadata["log_ratio"] is None
 
@@ -206,8 +212,8 @@ def test_a_matrix_of_exposures_has_each_run_at_each_amount_of_light():
     assert names == ["trained", "clean", half, eighth]
     assert [text.get_text() for text in axes.get_xticklabels()] == names[1:]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["first", "second"]
-    for scores in ([row[1:] for row in found.tables["exposures"].rows], axes.images[0].get_array()):
-        np.testing.assert_allclose(scores, [[0.9, 0.8, 0.4], [0.9, 0.7, 0.6]], atol=0.02)
+    for shown in ([row[1:] for row in found.tables["exposures"].rows], axes.images[0].get_array()):
+        np.testing.assert_allclose(shown, [[0.9, 0.8, 0.4], [0.9, 0.7, 0.6]], atol=0.02)
 
 
 @pytest.mark.shows("synthesis.summary figures: dots", "synthesis.comparison figures: dots")
