@@ -9,6 +9,10 @@ import shlex
 import subprocess
 import sys
 
+import cells_and_masks
+import dim_field
+import fields_of_cells
+import frames_of_cells
 import pytest
 import small_runs
 from pages import PAGES, ROOT, code_blocks
@@ -45,15 +49,13 @@ def changed(text, changes):
 def test_monitoring_leads_from_a_training_to_adapted_predictions(home):
     page = PAGES["docs/monitoring.md"]
     guide = page[page.index("## From training to an alarm") : page.index("## How drift is detected")]
-    plant, plant_more = code_blocks("python", guide)
     (home / "flags").write_text("--epochs=3\n--overwrite\n")
     shorter = {"--synthetic_images=1080": "--synthetic_images=260", "--test_size=480": "--test_size=130"}
     statuses = []
     for name, arguments in lines(guide):
-        if name == "monitor.py" and "--input=field" in arguments:
-            exec(changed(plant, {"1080": "260", "1336": "516"}), {})
-        if "--data_dir=labeled_tuesday" in arguments:
-            exec(changed(plant_more, {"1336": "516", "1592": "772"}), {})
+        if name == "tests/fixtures/dim_field.py":
+            dim_field.write(home, first=260)
+            continue
         flags = [shorter.get(each, each).replace("configs/", f"{ROOT}/configs/") for each in arguments]
         more = ["--flagfile=flags"] if name == "train.py" and "--epochs=0" not in arguments else []
         more += ["--force"] * (name == "predict.py")  # After three epochs, adapting may be refused.
@@ -76,8 +78,6 @@ def test_a_microscope_leads_from_files_to_an_alarm_and_predictions(home):
     (home / "lamp.json").write_text(code_blocks("json", page)[-1])
     statuses = []
     for name, arguments in lines(page):
-        if any("pretrained" in each for each in arguments):
-            continue  # needs a network
         more = ["--sensor=defocus"] if "--against=sensor" in arguments else []
         more += ["--proposals=0"] if "--envelope=lamp.json" in arguments else []
         more += ["--force"] * ("--adapt=statistics" in arguments)  # After one epoch, adapting may be refused.
@@ -99,15 +99,15 @@ def test_a_microscope_leads_from_files_to_an_alarm_and_predictions(home):
 def test_a_pytorch_model_leads_from_files_to_a_comparison_of_two_networks(home):
     pytest.importorskip("torch")
     page = PAGES["docs/tutorial_pytorch.md"]
-    write, networks, training = code_blocks("python", page)
-    (home / "write_raws.py").write_text(
-        changed(write, {"900, 300": "120, 40", "synthetic_size=64": "synthetic_size=32"})
-    )
+    networks, training = code_blocks("python", page)
     (home / "my_networks.py").write_text(networks)
     (home / "train_network.py").write_text(changed(training, {"range(15)": "range(2)"}))
     changes, scripts = {"--tile_size=64": "--tile_size=32"}, []
     for name, arguments in lines(page):
-        if name in ("write_raws.py", "train_network.py"):
+        if name == "tests/fixtures/cells_and_masks.py":
+            cells_and_masks.write(home, count=120, test=40, side=32)
+            continue
+        if name == "train_network.py":
             folders = [found for each in arguments for found in (sorted(glob.glob(each)) or [each])]
             subprocess.run([sys.executable, name, *folders], check=True)
             scripts.append(name)
@@ -115,7 +115,7 @@ def test_a_pytorch_model_leads_from_files_to_a_comparison_of_two_networks(home):
         more = ["--sensor=defocus"] if name == "evaluate.py" else []
         ended = program(name, *(changes.get(each, each) for each in arguments), *more)
         assert ended.returncode == 0, ended.stderr
-    assert scripts == ["write_raws.py", *["train_network.py"] * 3]
+    assert scripts == ["train_network.py"] * 3
     weights = {
         name: json.loads((home / f"runs/mine/{name}/fold_0/metrics.json").read_text())["weights"]
         for name in ("classes", "retrained", "masks")
@@ -127,16 +127,15 @@ def test_a_pytorch_model_leads_from_files_to_a_comparison_of_two_networks(home):
 
 def test_a_detector_leads_from_frames_to_drifts_and_boxes(home):
     pytest.importorskip("torch")
+    import small_detector
+
     page = PAGES["docs/tutorial_detector.md"]
-    write, detector, training = code_blocks("python", page)
-    (home / "write_frames.py").write_text(
-        changed(write, {"600, ": "60, ", '"train": 300, "test": 200': '"train": 8, "test": 6'})
-    )
-    (home / "my_detector.py").write_text(detector)
-    (home / "train_detector.py").write_text(changed(training, {"range(20)": "range(1)"}))
     for name, arguments in lines(page):
-        if name in ("write_frames.py", "train_detector.py"):
-            subprocess.run([sys.executable, name], check=True)
+        if name == "tests/fixtures/frames_of_cells.py":
+            frames_of_cells.write(home, scenes=60, train=8, test=6)
+            continue
+        if name == "tests/fixtures/small_detector.py":
+            small_detector.train(home, epochs=1)
             continue
         ended = program(name, *arguments, *(["--sensor=defocus"] if name == "evaluate.py" else []))
         assert ended.returncode == 0, ended.stderr
@@ -149,12 +148,14 @@ def test_a_detector_leads_from_frames_to_drifts_and_boxes(home):
 
 
 def test_a_task_of_ones_own_leads_from_fields_to_counts(home):
-    draw, counting, laws, score = code_blocks("python", PAGES["docs/tutorial_own_task.md"])
-    exec(changed(draw, {"range(400)": "range(40)"}), {})
+    counting, laws, score = code_blocks("python", PAGES["docs/tutorial_own_task.md"])
     (home / "counting.py").write_text(counting)
     (home / "my_score.py").write_text(score)
     exec(laws, {})
     for name, arguments in lines(PAGES["docs/tutorial_own_task.md"]):
+        if name == "tests/fixtures/fields_of_cells.py":
+            fields_of_cells.write(home, count=40)
+            continue
         shorter = {
             "--epochs=20": "--epochs=1",
             "--warmup_epochs=2": "--warmup_epochs=0",
