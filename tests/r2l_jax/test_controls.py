@@ -239,42 +239,18 @@ def test_pictures_of_arrays_are_written(data, tmp_path):
             TypeError,
             "unexpected argument `exposure`; did you mean `exposures`",
         ),
-        (
-            lambda run: r2l_jax.evaluate(run, against="sensors"),
-            InputError,
-            "`against` must be one of .* got 'sens",
-        ),
-        (
-            lambda run: r2l_jax.evaluate(run, exposures=0.5),
-            InputError,
-            "`exposures` has no effect without `against",
-        ),
+        (lambda run: r2l_jax.evaluate(run, against="sensors"), InputError, "`against` must be one of .* got 'sens"),
+        (lambda run: r2l_jax.evaluate(run, exposures=0.5), InputError, "`exposures` has no effect without `against"),
         (lambda run: r2l_jax.evaluate(run, pipeline="full"), InputError, "`pipeline` is for a network without a run"),
         (lambda run: r2l_jax.evaluate(bright), InputError, "a network without a run needs `data`"),
-        (
-            lambda run: r2l_jax.evaluate(run, np.zeros((2, 4, 4))),
-            InputError,
-            "`data` must be a RawDataset, got n",
-        ),
+        (lambda run: r2l_jax.evaluate(run, np.zeros((2, 4, 4))), InputError, "`data` must be a RawDataset, got n"),
         (lambda run: r2l_jax.train(np.zeros((2, 4, 4))), InputError, "`data` must be a RawDataset, got n"),
         (lambda run: r2l_jax.adapt(bright, np.zeros((2, 4, 4))), InputError, "`run` must be a run: a network alone"),
-        (
-            lambda run: r2l_jax.adapt(run, np.zeros((8, 16, 16)), steps=3),
-            InputError,
-            "`steps` has no effect on",
-        ),
+        (lambda run: r2l_jax.adapt(run, np.zeros((8, 16, 16)), steps=3), InputError, "`steps` has no effect on"),
         (lambda run: r2l_jax.monitor(run, follow=True), TypeError, "unexpected argument `follow`"),
         (lambda run: r2l_jax.monitor(run, np.zeros((16, 16), "f4")), InputError, r"`images` must be raw images \(N, H"),
-        (
-            lambda run: r2l_jax.monitor(run, np.full((8, 16, 16), 9.0)),
-            InputError,
-            r"expected images of floats in \[0",
-        ),
-        (
-            lambda run: r2l_jax.train(test_size=0.2, split="s.json"),
-            InputError,
-            "`test_size` has no effect with `sp",
-        ),
+        (lambda run: r2l_jax.monitor(run, np.full((8, 16, 16), 9.0)), InputError, r"expected images of floats in \[0"),
+        (lambda run: r2l_jax.train(test_size=0.2, split="s.json"), InputError, "`test_size` has no effect with `sp"),
         (lambda run: r2l_jax.train(data_of(), dataset="Folder"), InputError, "`dataset` has no effect with `data`"),
     ],
 )
@@ -382,8 +358,7 @@ def test_runs_in_memory_are_compared_by_name_and_written_by_name(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given",
-    [{"exposure": -1}, [{"exposure": -1}], isp.CameraState(exposure=-1.0), "exposure=-1", ["exposure=-1"]],
+    "given", [{"exposure": -1}, [{"exposure": -1}], isp.CameraState(exposure=-1.0), "exposure=-1", ["exposure=-1"]]
 )
 def test_a_camera_state_may_be_a_dict_an_object_or_text(given):
     config = called(EvaluationConfig, {"run": "x", "against": "sensor", "sensor": given})

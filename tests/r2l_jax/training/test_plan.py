@@ -126,10 +126,7 @@ def test_all_samples_test_an_untrained_network_unless_some_are_kept_apart(custom
             r"height and width must be multiples of 64 for a U-Net\+\+ after `processing_mode=none`, got 32x32",
         ),
         ({"classifier_uri": "{data_dir}"}, "must be a run folder with a fold_0: found no fold_.* folder"),
-        (
-            {"classifier_uri": "{one_epoch}", "classifier_network": "ResNet34"},
-            "does not fit this run: head.bn1.bias",
-        ),
+        ({"classifier_uri": "{one_epoch}", "classifier_network": "ResNet34"}, "does not fit this run: head.bn1.bias"),
         ({"state_dict_uri": "{one_epoch}", "n_splits": 2}, "must be a run folder with a fold_1: found fold_0"),
         ({"dataset": "SyntheticSegmentation", "label_smoothing": 0.2}, "`label_smoothing=0.2` has no effect on seg"),
         ({"dataset": "SyntheticSegmentation", "classifier_network": "ResNet34"}, "`classifier_network=ResNet34` has"),

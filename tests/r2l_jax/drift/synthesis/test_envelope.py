@@ -230,8 +230,7 @@ def test_a_stop_at_a_failure_has_its_exact_bound(settings, tmp_path, values, fai
 
 
 @pytest.mark.parametrize(
-    ("box", "said"),
-    [(None, "smaller limits can be proposed"), ([[0.0], [1.0]], "proposed limits hold either")],
+    ("box", "said"), [(None, "smaller limits can be proposed"), ([[0.0], [1.0]], "proposed limits hold either")]
 )
 def test_the_verdict_tells_missing_proposals_from_failed_ones(settings, monkeypatch, box, said):
     monkeypatch.setattr(envelope, "_smaller", lambda *_: None if box is None else np.array(box))
