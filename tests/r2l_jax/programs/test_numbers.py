@@ -84,6 +84,7 @@ def judged(_trained):
     return Judged(_trained)
 
 
+@pytest.mark.shows("train --logdir --experiment_name --run_name")
 def test_a_training_reports_the_losses_and_scores_of_its_best_models(trained, judged):
     best, last = [], []
     for seed in (1, 2):

@@ -98,14 +98,6 @@ def test_data_is_loaded_as_the_settings_say(base, monkeypatch):
     assert asked == [("Drone", {"download": True, **given})]
 
 
-@pytest.mark.shows("train --logdir --experiment_name --run_name --log_model")
-def test_a_run_is_in_the_folder_that_its_three_names_make(base, tmp_path):
-    config = replace(base, logdir=str(tmp_path), experiment_name="a/b", run_name="c/d", test_run=True, log_model=False)
-    train.run(replace(config, epochs=1))
-    assert (tmp_path / "a/b/c/d/fold_0/metrics.json").exists()
-    assert not (tmp_path / "a/b/c/d/fold_0/checkpoints").exists()
-
-
 @pytest.mark.parametrize(
     ("changes", "count", "others"),
     [({"split": None}, 40, 40), ({"split": None, "test_size": 10.0}, 10, 30), ({}, 5, 30)],

@@ -275,8 +275,8 @@ def test_an_estimate_is_written_in_three_digits():
     assert str(light) == "exposure -0.704 stops (-0.715 to -0.69)"
 
 
-def test_derivatives_include_the_noise_that_new_images_get_under_brighter_light(pool):
-    reference, labels, new, _ = drawn(pool, 0, {"exposure": 0.5}, known=32, new=32)
+def test_derivatives_include_the_noise_that_new_images_get_under_brighter_light(few):
+    reference, labels, new, _ = drawn(few, 0, {"exposure": 0.5}, known=32, new=32)
     comparison = Comparison(reference, labels, None, new, smears.CAMERA, 0)
     place, step = simulation.FITTED.index("photon_noise"), 0.02
     values = np.append(
