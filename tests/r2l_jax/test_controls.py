@@ -115,12 +115,6 @@ def test_other_data_is_measured_whole_and_leaves_no_result_behind(run, given):
     assert sorted(run.folds[0].folder.parent.rglob("*")) == before
 
 
-@pytest.mark.shows("evaluate --output")
-def test_results_go_to_the_folder_that_is_named(run, tmp_path):
-    r2l_jax.evaluate(run, data_of(seed=3), against="exposures", exposures=0.5, output=tmp_path / "found")
-    assert (tmp_path / "found" / "result.json").exists()
-
-
 def test_data_of_another_camera_is_scaled_to_that_of_the_run(run):
     """The black level differs, and with it every raw image, but the light is the same."""
     raws, labels, groups = arrays(seed=7)
@@ -312,7 +306,7 @@ def test_some_folds_of_a_run_are_measured_without_the_others(data, small_heads, 
 
 
 def test_a_trained_run_holds_its_arrays(small_heads, tmp_path):
-    made = r2l_jax.train(data_of(count=64, seed=31), test_size=0.25, logdir=tmp_path, progress=False, **QUICK)
+    made = r2l_jax.train(data_of(seed=31), test_size=0.25, logdir=tmp_path, progress=False, **QUICK)
     gc.collect()
     name = made.folds[0].about.flags["dataset"]
     assert datasets.load(name) is made.dataset

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from scipy import stats
+from variants import quick
 
 import isp
 from r2l_jax.apps.export import description
@@ -253,7 +254,7 @@ def test_cameras_of_a_proposal_are_others_than_those_of_the_first_test(monkeypat
     assert len({*tested.values()}) == len(tested)
 
 
-@pytest.mark.parametrize("images", [60, 240, 480])
+@pytest.mark.parametrize("images", quick(1, [240, 60, 480]))
 @pytest.mark.parametrize("stop_early", [False, True])
 def test_models_that_tolerate_67_percent_of_cameras_are_hardly_ever_certified(images, stop_early):
     """Two points are more than 60 images can show."""
