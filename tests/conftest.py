@@ -14,7 +14,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     if importlib.metadata.version("jax").startswith("0.10."):  # Later ones end at this flag, which they do not know.
-        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+        # The second is for machines whose cores are idle; tests run on all cores.
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 # The user's own folders, where hashes of files are remembered, stay as they are.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _home = tempfile.TemporaryDirectory()

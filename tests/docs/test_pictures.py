@@ -10,7 +10,6 @@ import overview
 import pytest
 import rooms
 import tifffile
-from pages import PAGES
 from PIL import Image
 
 import isp
@@ -30,11 +29,6 @@ def test_the_rooms_are_those_of_the_contracts(tmp_path):
         re.findall(r"<text[^>]*>([^<]+)</text>", file.read_text()) for file in (tmp_path / "rooms.svg", rooms.PICTURE)
     )
     assert kept == drawn, "run python docs/ext/rooms.py"
-
-
-def test_the_guide_names_the_arrays():
-    for pattern, _ in filter_arrays.ARRAYS.values():
-        assert f"`{pattern}`" in PAGES["docs/data.md"]
 
 
 def test_folders_of_these_layouts_load(tmp_path):

@@ -34,10 +34,7 @@ def test_json_round_trip(camera):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"black_level": (0.1, 0.2, 1.0, 0.4)},
-            r"below the white level of 1, such as 256 / 4095, got \(0.1, 0.2, 1.0",
-        ),
+        ({"black_level": (0.1, 0.2, 1.0, 0.4)}, r"below the white level of 1, such as 256 / 4095, got \(0.1, 0.2, 1.0"),
         ({"white_balance": None}, r"white_balance is missing, numbers of shape \(3,\)"),
         ({"black_level": (0.1, 0.2, 0.3)}, r"black_level must have shape \(4,\), got \(3,\)"),
         ({"white_balance": (1, float("nan"), 1)}, r"white_balance must be finite, got \[1.0, nan, 1.0\]"),

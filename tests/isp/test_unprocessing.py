@@ -20,13 +20,6 @@ def test_flat_colors_are_recovered(camera):
     np.testing.assert_allclose(back, pictures, atol=1e-5)
 
 
-def test_every_site_is_its_color_divided_by_its_gain_plus_black():
-    camera = Camera((0.01, 0.02, 0.03, 0.04), (2, 1, 4), np.eye(3), "GBRG")
-    mosaic = isp.unprocess(np.broadcast_to(np.float32([0.5, 0.6, 1.0]), (2, 4, 3)), camera, gamma=2.0)
-    tile = [[0.36 + 0.01, 0.25 + 0.02], [0.125 + 0.03, 0.36 + 0.04]]
-    np.testing.assert_allclose(mosaic, np.tile(tile, (1, 2)), rtol=1e-6)
-
-
 def test_values_beyond_white_and_below_black_are_kept():
     camera = Camera((0.1,) * 4, (2, 1, 1), [[1, 0.5, 0], [0, 1, 0], [0, 0, 1]])
     green, dark = (np.broadcast_to(np.float32(color), (2, 2, 3)) for color in ([0, 1, 0], [-0.5, 0, -1e-9]))

@@ -18,10 +18,7 @@ from r2l_jax.training.settings import PARAMETERS, PUBLISHED_OPTIMIZATION
         ({"epochs": 0}, "`epochs=0` needs a trained head: name one with `classifier_network=<file>.py:<function>` or"),
         ({"n_splits": "frames"}, "`n_splits` must be a positive number or groups, got frames"),
         ({"n_splits": 0}, "`n_splits` must be a positive number or groups, got 0"),
-        (
-            {"n_splits": "groups", "state_dict_uri": "x"},
-            "`n_splits` must be a number with `state_dict_uri`",
-        ),
+        ({"n_splits": "groups", "state_dict_uri": "x"}, "`n_splits` must be a number with `state_dict_uri`"),
         ({"iso": (0.1, 1.0, 0.1)}, "`iso` must be one or more distinct intensities, got 0.1,0.1,1"),
         ({"freeze_processor": True, "freeze_classifier": True}, "`freeze_processor` and `freeze_classifier` together"),
         ({"processing_mode": "none", "freeze_classifier": True}, "`processing_mode=none` has no learned parameters"),

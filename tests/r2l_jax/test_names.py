@@ -1,4 +1,3 @@
-import ast
 import dataclasses
 import inspect
 import os
@@ -14,11 +13,6 @@ from r2l_jax.data.files.shot import Shot
 from r2l_jax.pipelines import BINNED
 
 PROGRAMS = sorted(pathlib.Path(programs.__path__[0]).glob("*.py"))
-ROOT = pathlib.Path(__file__).parents[2]
-# The places that may list drifts: their declaration, the severities, the default limits of an envelope, and what a
-# diagnosis can tell apart.
-TABLES = {"isp/sensor_drift.py", "r2l_jax/names.py", "r2l_jax/drift/limits.py"}
-TABLES |= {"r2l_jax/drift/monitoring/simulation.py"}
 COMPUTING = ("jax", "flax", "isp", "orbax", "matplotlib", "sklearn", "grain", "b2sdk", "PIL", "rawpy")
 
 
@@ -37,29 +31,6 @@ def test_flags_need_no_package_that_computes_or_reads_files():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert (done.stdout, done.stderr) == ("[]\n", "")
-
-
-def listed(tree):
-    """Yields the names in each display, dictionary and class."""
-    for node in ast.walk(tree):
-        match node:
-            case ast.Tuple() | ast.List() | ast.Set():
-                yield {each.value for each in node.elts if isinstance(each, ast.Constant)}
-            case ast.Dict():
-                yield {each.value for each in node.keys if isinstance(each, ast.Constant)}
-            case ast.ClassDef():
-                yield {each.target.id for each in node.body if isinstance(each, ast.AnnAssign)}
-
-
-def test_drifts_are_listed_once():
-    found = {
-        file.relative_to(ROOT).as_posix()
-        for package in ("isp", "tasks", "r2l_jax")
-        for file in (ROOT / package).rglob("*.py")
-        if any(len(each & {*NAMED, *QUANTITIES}) > 3 for each in listed(ast.parse(file.read_text())))
-    }
-    assert found <= TABLES
-    assert found >= {"isp/sensor_drift.py", "r2l_jax/names.py"}
 
 
 def test_kinds_of_sensor_drift_are_the_functions_of_isp_with_severities_that_grow():

@@ -68,7 +68,7 @@ CODE = ("--run=runs/cells/counting", "--code=counting.py:make")
 
 
 @pytest.mark.shows("train --task")
-def test_a_task_of_ones_own_has_every_control(fields):
+def test_a_task_of_ones_own_has_every_control_and_needs_its_file(fields):
     ended = call("train.py", *TRAIN)
     assert "test rightly_counted:" in ended.stdout
     about = r2l_jax.load("runs/cells/counting", code="counting.py:make")
@@ -91,10 +91,6 @@ def test_a_task_of_ones_own_has_every_control(fields):
     np.testing.assert_allclose([by_file[name] for name in names], counted, rtol=1e-4)
     assert call("report.py", "--run=runs/cells/counting").returncode == 0
     assert "rightly_counted" in pathlib.Path("runs/cells/counting/report.html").read_text()
-
-
-def test_a_run_with_a_task_of_ones_own_needs_its_file(fields):
-    call("train.py", *TRAIN)
     with pytest.raises(InputError, match=r"runs only if you name it: .* pass `code=.*counting.py:make`"):
         r2l_jax.load("runs/cells/counting")
     pathlib.Path("counting.py").write_text(COUNTING.replace("softplus", "relu"))

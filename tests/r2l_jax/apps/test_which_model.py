@@ -131,8 +131,7 @@ def predicted(dataset, indices, tmp_path, **settings):
 
 
 @pytest.mark.shows(
-    "predict --run --input --output --folds --checkpoint",
-    "apps.predict keys: camera, checkpoint, masks, models, run",
+    "predict --run --input --output --folds --checkpoint", "apps.predict keys: camera, checkpoint, masks, models, run"
 )
 @NAMED
 def test_files_are_predicted_by_the_fold_and_checkpoint_that_are_named(run, folds, tmp_path, fold, checkpoint):

@@ -11,11 +11,6 @@ VARIANCES = MEANS / 5000 + 1e-6
 ALL = np.ones(4, bool)
 
 
-def test_the_line_through_exact_points_is_exact():
-    line = fit(MEANS, VARIANCES, np.full(4, 1000.0), ALL, 0.0)
-    assert (line.gain, line.dark_variance, line.rounding) == (pytest.approx(5000), pytest.approx(1e-6), 0)
-
-
 def test_the_error_is_that_of_repeated_measurements():
     rng = np.random.default_rng(0)
     degrees = np.full(4, 400.0)

@@ -92,14 +92,8 @@ def test_a_command_gives_every_digit_of_a_number():
         ([], "`input` is required: files"),
         (["--input=a", "--weights=1,-2"], "`weights` must be above 0, got -2.0"),
         (["--input=a", "--weights=nan"], "`weights` must be above 0, got nan"),
-        (
-            ["--input=a", "--steps=2147483648"],
-            f"`steps` must be {INT32}, got 2147483648",
-        ),
-        (
-            ["--input=a", "--sizes=7,99999999999"],
-            f"`sizes` must be {INT32}, got 99999999999",
-        ),
+        (["--input=a", "--steps=2147483648"], f"`steps` must be {INT32}, got 2147483648"),
+        (["--input=a", "--sizes=7,99999999999"], f"`sizes` must be {INT32}, got 99999999999"),
         (["--input=a", "--sizes=1.5"], "`sizes` must be whole numbers, separated by commas, got 1.5"),
     ],
 )

@@ -253,10 +253,7 @@ BOXES = with_value(np.tile(np.array(EMPTY, float), (6, 2, 1)), (0, 0), [1, 1, 5,
         ({"targets": 1}, "`targets` must have one for each of 6 raw images, got shape ()"),
         ({"targets": LABELS / 2}, "`targets` (N,) must be labels, integers or names, got float64; numbers are (N, M)"),
         ({"targets": ["a"] * 6}, "`targets` must be of at least two classes, got a"),
-        (
-            {"targets": ["a", "b", "c"] * 2, "classes": ["a", "b"]},
-            "`targets` must be among a, b, got 'c' at 2",
-        ),
+        ({"targets": ["a", "b", "c"] * 2, "classes": ["a", "b"]}, "`targets` must be among a, b, got 'c' at 2"),
         (
             {"targets": [0, 1, 2] * 2, "classes": ["a", "b"]},
             "`targets` must be 0 to 1, the indices of `classes`, got 2 at 2",

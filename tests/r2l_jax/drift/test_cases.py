@@ -29,7 +29,7 @@ def test_results_find_the_group_of_a_kind_by_its_name_alone():
     of_corruptions = {GROUPS[name] for name in CORRUPTIONS}
     assert not {*SENSOR, *(GROUPS[name] for name in SENSOR)} & {*CORRUPTIONS, *of_corruptions, *DRIFTS}
     assert [GROUPS[name] for name in ("underexposure", "color_balance", "motion", "bits")] == [
-        *("light", "light", "lens", "read-out"),
+        *("light", "light", "lens", "read-out")
     ]
 
 

@@ -7,17 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from outcomes import ACCURACY, IOU, of_counts
-from programs import SCRIPTS, call
 from small_runs import metrics
 
 import isp
-import r2l_jax
-from r2l_jax.drift import cases, measure, statistics
+from r2l_jax.drift import cases, measure
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Samples
 from r2l_jax.drift.renderer import Renderer
 from r2l_jax.errors import InputError
-from r2l_jax.results.result import Arrays, points
+from r2l_jax.results.result import Arrays
 from r2l_jax.training.run import load
 
 OTHER = "bilinear.unsharp_masking.median_denoising"
@@ -244,36 +242,3 @@ def test_a_sample_of_several_folds_is_one_sample():
     np.testing.assert_allclose(
         measure.over_folds([("a", each) for each in grouped]), 2.5 / 4 + 2 * (left.mean() - left)
     )
-
-
-def test_a_training_ends_with_the_score_of_its_test_samples(base, one_epoch, tmp_path):
-    # The settings of `base` in a training, whose compiled step is shared.
-    ended = call(
-        "train.py",
-        f"--data_dir={base.data.data_dir}",
-        f"--logdir={tmp_path}",
-        f"--flagfile={SCRIPTS.parent}/configs/published.flags",
-        *("--epochs=1", "--batch_size=8", "--lr=1e-3", "--augmentation=strong", "--run_name=group", "--seeds=2"),
-        *("--synthetic_images=40", "--synthetic_size=32", "--train_size=0.5", "--test_size=20"),
-    )
-    folders = [tmp_path / f"experiment/group/seed_{seed}" for seed in (1, 2)]
-    runs = [r2l_jax.load(folder) for folder in folders]
-    raws, targets = runs[0].dataset.samples(runs[0].folds[0].split.test)
-    each = np.array([run.predict(raws).argmax(-1) == targets for run in runs], float)
-
-    def said(rights, about, of):
-        # Scores are in [0, 1]; the interval of two members reaches beyond.
-        low, high = (points(np.clip(end, 0, 1)) for end in statistics.interval(rights, about)[1:])
-        return (
-            f"test accuracy:        {100 * rights.mean():.1f} (95% confidence interval: {low} to {high}; "
-            f"{of}20 test samples, best checkpoint)"
-        )
-
-    assert ended.stdout.splitlines()[-1] == said(each, "recipe", "mean of 2 seeds, ")
-    tested = measure.tested(str(folders[0]), ())
-    assert tested is not None
-    assert tested.line == said(each[:1], "model", "")
-    written = json.loads((tmp_path / "experiment/group/test.json").read_text())
-    assert written["value"] == pytest.approx(each.mean())
-    assert [written[name] for name in ("name", "samples", "groups", "seeds")] == ["accuracy", 20, 20, 2]
-    assert measure.tested(str(one_epoch.run_dir), ()) is None

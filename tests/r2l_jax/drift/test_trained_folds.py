@@ -1,13 +1,5 @@
-import shutil
-
-import optax
-
-from r2l_jax.cli.flags import replace
-from r2l_jax.config import FinishedRun
-from r2l_jax.drift.trained_folds import folds_of, over_models
+from r2l_jax.drift.trained_folds import over_models
 from r2l_jax.results.result import Column, Result, Table
-from r2l_jax.training import train
-from r2l_jax.training.steps import GradientDescent
 
 
 def result(*rows):
@@ -37,26 +29,3 @@ def test_a_column_that_a_training_lacks_is_that_of_the_others():
     table = over_models({"1": one, "2": two})["a"]
     assert [column.name for column in table.columns] == [column.name for column in columns]
     assert table.rows == [["first", (1.5, 1.0, 2.0), 3.0, 90.0]]
-
-
-class Ascent(GradientDescent):
-    """Trains uphill, so that an early epoch is the best."""
-
-    def __init__(self, settings, model):
-        super().__init__(settings, model)
-        self._optimizer = optax.adam(-settings.optimizer.rate.peak)
-
-
-def test_folds_are_opened_at_the_checkpoint_and_with_the_data_of_the_settings(base, data_dir, tmp_path):
-    config = replace(base, run_name="worsening", lr=1e-2, augmentation="none")
-    train.run(config, Ascent)
-    group = tmp_path / "group"
-    for seed in (1, 2):
-        shutil.copytree(config.run_dir, group / f"seed_{seed}")
-    shutil.copytree(data_dir, tmp_path / "moved")
-    for checkpoint, epoch in (("best", 0), ("last", 1)):
-        folds = folds_of(FinishedRun(run=str(group), checkpoint=checkpoint, data_dir=str(tmp_path / "moved")))
-        assert [trained.name for trained in folds] == ["seed_1/fold_0", "seed_2/fold_0"]
-        for trained in folds:
-            assert (trained.fold.about.checkpoint, trained.fold.about.epoch) == (checkpoint, epoch)
-            assert trained.fold.config.data.data_dir == str(tmp_path / "moved")

@@ -35,8 +35,7 @@ def write(file, shape, last=False):
 
 @pytest.mark.shows("r2l_jax.from_onnx(file, mean, std)")
 @pytest.mark.parametrize(
-    ("shape", "last"),
-    [(["B", 3, "H", "W"], False), (["B", 8, 10, 3], True), ([2, 3, "H", "W"], False)],
+    ("shape", "last"), [(["B", 3, "H", "W"], False), (["B", 8, 10, 3], True), ([2, 3, "H", "W"], False)]
 )
 def test_logits_whatever_the_layout_and_the_batch_of_the_file(tmp_path, shape, last):
     head = from_onnx(write(tmp_path / "net.onnx", shape, last), mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0))

@@ -84,6 +84,7 @@ def judged(_trained):
     return Judged(_trained)
 
 
+@pytest.mark.shows("train --logdir --experiment_name --run_name")
 def test_a_training_reports_the_losses_and_scores_of_its_best_models(trained, judged):
     best, last = [], []
     for seed in (1, 2):
@@ -116,6 +117,7 @@ def test_a_training_reports_the_losses_and_scores_of_its_best_models(trained, ju
     expected = scores.interval(clean.mean(0), clean, (0, 1))
     stored = json.loads((trained.folder / "test.json").read_text())
     assert [stored[name] for name in ("value", "low", "high")] == near(expected)
+    assert [stored[name] for name in ("name", "samples", "groups", "seeds")] == ["accuracy", 48, 8, 2]
     mean, low, high = map(tables.points, expected)
     assert f"{mean} (95% confidence interval: {low} to {high}; mean of 2 seeds, 48 test samples of 8" in trained.output
 
@@ -214,6 +216,7 @@ def test_an_evaluation_of_seeds_reports_what_their_recipe_loses(trained, judged)
     "synthesis.comparison differences.csv: difference of drops low, difference of drops high, probability",
     "synthesis.comparison sensor.csv: *, trained",
     "synthesis.comparison figures: sensor",
+    "evaluate --output",
 )
 def test_a_comparison_reports_paired_differences(trained, judged, tmp_path, drawn):
     done = call("evaluate.py", f"--run={trained.run(2)},{trained.run(1)}", *FLAGS, f"--output={tmp_path}/both")

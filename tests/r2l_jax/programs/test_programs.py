@@ -16,13 +16,6 @@ ROOT = pathlib.Path(__file__).parents[3]
 NAMES = sorted(path.stem for path in (ROOT / "r2l_jax" / "programs").glob("*.py") if path.stem != "__init__")
 
 
-def test_scripts_and_the_lists_of_r2l_are_the_programs():
-    # The benchmark is for those who work on this project.
-    listed = [name for group in programs.GROUPS.values() for name in group]
-    assert sorted([*listed, "benchmark"]) == NAMES
-    assert sorted(path.stem for path in (ROOT / "scripts").glob("*.py")) == NAMES
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_script_starts_its_program(name, monkeypatch):
     program = importlib.import_module(f"r2l_jax.programs.{name}")
@@ -54,6 +47,7 @@ def test_r2l_alone_lists_all_programs(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line[:-1] for line in lines if line.endswith(":")] == list(programs.GROUPS)
     listed = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if line.startswith("  ")}
+    # The benchmark is for those who work on this project.
     assert listed.keys() == set(NAMES) - {"benchmark"}
     assert listed["export"].startswith("Exports a trained model")
 
@@ -62,13 +56,6 @@ def test_help_shows_at_most_twenty_flags():
     for name in NAMES:
         text = flags.help_text(flags.settings_of(importlib.import_module(f"r2l_jax.programs.{name}").main), "")
         assert 1 <= len(re.findall(r"^  --", text, re.MULTILINE)) <= 20, name
-
-
-def test_the_help_of_training_says_how_frames_are_cut():
-    text = flags.help_text(flags.settings_of(importlib.import_module("r2l_jax.programs.train").main), "")
-    assert "--tile_size: for Folder: side of the square tiles that frames with masks are cut into" in " ".join(
-        text.split()
-    )
 
 
 def test_a_report_is_in_the_folder_of_its_run_and_of_several_in_the_innermost_of_all(tmp_path, monkeypatch):

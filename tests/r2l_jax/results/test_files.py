@@ -4,14 +4,7 @@ import time
 import pytest
 
 from r2l_jax.errors import one_line
-from r2l_jax.results.files import (
-    atomic_folder,
-    clear_parts,
-    common_folder,
-    read_csv,
-    replacing,
-    write_csv,
-)
+from r2l_jax.results.files import atomic_folder, clear_parts, common_folder, read_csv, replacing, write_csv
 
 
 def test_control_characters_are_escaped_in_messages():

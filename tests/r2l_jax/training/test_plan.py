@@ -98,14 +98,6 @@ def test_data_is_loaded_as_the_settings_say(base, monkeypatch):
     assert asked == [("Drone", {"download": True, **given})]
 
 
-@pytest.mark.shows("train --logdir --experiment_name --run_name --log_model")
-def test_a_run_is_in_the_folder_that_its_three_names_make(base, tmp_path):
-    config = replace(base, logdir=str(tmp_path), experiment_name="a/b", run_name="c/d", test_run=True, log_model=False)
-    train.run(replace(config, epochs=1))
-    assert (tmp_path / "a/b/c/d/fold_0/metrics.json").exists()
-    assert not (tmp_path / "a/b/c/d/fold_0/checkpoints").exists()
-
-
 @pytest.mark.parametrize(
     ("changes", "count", "others"),
     [({"split": None}, 40, 40), ({"split": None, "test_size": 10.0}, 10, 30), ({}, 5, 30)],
@@ -126,10 +118,7 @@ def test_all_samples_test_an_untrained_network_unless_some_are_kept_apart(custom
             r"height and width must be multiples of 64 for a U-Net\+\+ after `processing_mode=none`, got 32x32",
         ),
         ({"classifier_uri": "{data_dir}"}, "must be a run folder with a fold_0: found no fold_.* folder"),
-        (
-            {"classifier_uri": "{one_epoch}", "classifier_network": "ResNet34"},
-            "does not fit this run: head.bn1.bias",
-        ),
+        ({"classifier_uri": "{one_epoch}", "classifier_network": "ResNet34"}, "does not fit this run: head.bn1.bias"),
         ({"state_dict_uri": "{one_epoch}", "n_splits": 2}, "must be a run folder with a fold_1: found fold_0"),
         ({"dataset": "SyntheticSegmentation", "label_smoothing": 0.2}, "`label_smoothing=0.2` has no effect on seg"),
         ({"dataset": "SyntheticSegmentation", "classifier_network": "ResNet34"}, "`classifier_network=ResNet34` has"),

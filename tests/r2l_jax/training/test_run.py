@@ -67,14 +67,8 @@ def test_raw_images_with_nan_are_refused_with_its_place(loaded, compute):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda raws: np.round(4095 * raws).astype(np.uint16),
-            r"uint16 from \d+ to \d+: divide",
-        ),
-        (
-            lambda raws: np.round(4095 * raws),
-            r"float32 from \d+ to [1-4]\d\d\d: divide .*white",
-        ),
+        (lambda raws: np.round(4095 * raws).astype(np.uint16), r"uint16 from \d+ to \d+: divide"),
+        (lambda raws: np.round(4095 * raws), r"float32 from \d+ to [1-4]\d\d\d: divide .*white"),
         (lambda raws: raws - 0.5, r"float32 from -0.4\d+ to 0.\d+: divide"),
     ],
 )

@@ -25,10 +25,7 @@ def received(one_epoch, tmp_path, monkeypatch):
     code = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\nfrom isp import parametrized as make\n"
     pathlib.Path("beside.py").write_text(code)
     source = {"file": "beside.py", "function": "make", "sha256": hashlib.sha256(code.encode()).hexdigest()}
-    changes = {
-        "flags": metrics(one_epoch)["flags"] | {"pipeline": "beside.py:make"},
-        "code": {"pipeline": source},
-    }
+    changes = {"flags": metrics(one_epoch)["flags"] | {"pipeline": "beside.py:make"}, "code": {"pipeline": source}}
     (run / "fold_0/metrics.json").write_text(json.dumps(metrics(one_epoch) | changes))
     model = run / "fold_0/model.safetensors"
     with safe_open(model, "np") as opened:

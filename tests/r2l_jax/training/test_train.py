@@ -203,6 +203,7 @@ def test_a_finished_run_is_not_trained_again_but_adds_what_is_asked_for(base, on
     assert metrics(config)["complete"]
 
 
+@pytest.mark.shows("train --log_model")
 def test_a_signal_in_the_last_step_does_not_undo_the_end_and_one_before_keeps_nothing(base, monkeypatch):
     config = replace(base, run_name="stopped_at_the_end", epochs=1, log_model=False)
     with monkeypatch.context() as patch:

@@ -143,11 +143,7 @@ class Missed:
 def augmented(augmentation, dataset, batch_size=1):
     """The pictures, targets and metadata that MAITE's own evaluation gives to a model."""
     _, _, batches = evaluate(
-        model=Threshold(),
-        dataset=dataset,
-        augmentation=augmentation,
-        batch_size=batch_size,
-        return_augmented_data=True,
+        model=Threshold(), dataset=dataset, augmentation=augmentation, batch_size=batch_size, return_augmented_data=True
     )
     return [[each for batch in batches for each in batch[part]] for part in range(3)]
 

@@ -8,7 +8,7 @@ from r2l_jax.apps.study.plan import runs_of
 from r2l_jax.apps.study.published import published
 from r2l_jax.cli.flags import replace
 from r2l_jax.drift import statistics
-from r2l_jax.names import PUBLISHED_PIPELINES
+from r2l_jax.names import CORRUPTIONS_OF_THE_STUDY, PUBLISHED_PIPELINES
 from r2l_jax.results.result import read
 
 WORST = "malvar2004.sharpening_filter.median_denoising"
@@ -78,6 +78,7 @@ def test_differences_to_the_published_numbers_of_the_same_data(finished):
 def test_the_headline_of_the_published_tables(finished, task, means, ratio, without, worst):
     tables = tables_of(finished, "synthesis", task)
     assert [cell[0] for cell in tables["headline"]["published"][:3]] == pytest.approx(means, abs=1e-3)
+    assert tuple(published(task).corruptions) == CORRUPTIONS_OF_THE_STUDY
     found, left_out, name, share = tables["log_ratio"]["published"]
     assert np.exp([found[0], left_out[0]]) == pytest.approx([ratio, without], abs=0.1)
     assert 0 < found[1] < found[0] < found[2]

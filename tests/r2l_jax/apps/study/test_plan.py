@@ -84,9 +84,11 @@ def test_every_setting_of_a_run_reaches_the_runs():
 
 
 @pytest.mark.shows("study --dry_run --controls")
-def test_the_jobs_of_the_chosen_controls_can_be_listed():
-    done = call("study.py", "--dry_run", "--controls=forensics")
-    assert (done.returncode, done.stdout) == (0, "train forensics/model\nsearch forensics/model\n"), done.stderr
+def test_the_jobs_of_the_chosen_controls_can_be_listed(tmp_path):
+    done = call("study.py", "--dry_run", "--controls=adjustment,forensics", f"--output={tmp_path}/study")
+    first = "train adjustment/learned\ntrain adjustment/frozen\n"
+    assert (done.returncode, done.stdout) == (0, f"{first}train forensics/model\nsearch forensics/model\n"), done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,9 @@
 import pytest
 from programs import program
 
-from r2l_jax.apps.study.config import StudyConfig
-from r2l_jax.cli.flags import build
-from r2l_jax.programs import study
 from r2l_jax.results.result import read
 
 FORENSICS = ("--adv_parameters=all", "--adv_aux_weight=1e-2,1e-4", "--steps=2")
-
-
-def test_a_dry_run_lists_the_jobs_of_the_chosen_controls_and_writes_nothing(tmp_path, capsys):
-    output = tmp_path / "study"
-    config = build(StudyConfig, controls=("adjustment", "forensics"), n_splits=2, output=str(output), dry_run=True)
-    assert study.main(config) == 0
-    learned, frozen, model, search = capsys.readouterr().out.splitlines()
-    assert {learned, frozen} == {"train adjustment/learned", "train adjustment/frozen"}
-    assert (model, search) == ("train forensics/model", "search forensics/model")
-    assert not output.exists()
 
 
 @pytest.mark.slow

@@ -104,10 +104,7 @@ def test_refuses(tmp_path, refused, archive, names, details, message):
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize(
     ("limits", "message"),
-    [
-        ({"ALWAYS_ALLOWED": 0}, "unpacks to more than 100 times its size"),
-        ({"MAX_FILES": 1}, "more than 1 files"),
-    ],
+    [({"ALWAYS_ALLOWED": 0}, "unpacks to more than 100 times its size"), ({"MAX_FILES": 1}, "more than 1 files")],
 )
 def test_refuses_bombs(tmp_path, refused, monkeypatch, name, limits, message):
     for limit, value in limits.items():

@@ -131,10 +131,10 @@ def split(tree, part):
 PACKINGS = {
     "zip": lambda tree: {"raw-{}.zip": pack_zip(tree)},
     "tar.gz in a folder, upper case": lambda tree: {
-        "RAW_{}.TAR.GZ": pack_tar(renamed(tree, ("^", "./data/")) | {"data/README": b""}),
+        "RAW_{}.TAR.GZ": pack_tar(renamed(tree, ("^", "./data/")) | {"data/README": b""})
     },
     "another folder and names of the bucket": lambda tree: {
-        "{}.zip": pack_zip(renamed(tree, ("drone/(images|masks)_full", r"drone/\1"), ("^[a-z]*/", "Raw data/"))),
+        "{}.zip": pack_zip(renamed(tree, ("drone/(images|masks)_full", r"drone/\1"), ("^[a-z]*/", "Raw data/")))
     },
     "archives in the archive": lambda tree: {
         "{}.zip": pack_zip(

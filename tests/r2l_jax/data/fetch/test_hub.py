@@ -55,10 +55,7 @@ def test_weights_are_downloaded_once_without_a_token_and_then_need_no_network(se
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [
-        ({"status": 401}, "HTTP 401: log in"),
-        ({"content": CONTENT[::-1]}, "does not match its SHA-256, [0-9a-f]+"),
-    ],
+    [({"status": 401}, "HTTP 401: log in"), ({"content": CONTENT[::-1]}, "does not match its SHA-256, [0-9a-f]+")],
 )
 def test_an_error_is_one_line_and_leaves_no_whole_file(server, cache, changes, message):
     for name, value in changes.items():

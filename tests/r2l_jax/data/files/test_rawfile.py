@@ -39,12 +39,7 @@ def scene(pattern, neutral, black, white, height=64, width=80):
 
 @pytest.mark.parametrize(
     ("active_area", "black"),
-    [
-        (None, (512,) * 4),
-        (None, (500, 600, 700, 800)),
-        ((1, 1, 64, 80), (512,) * 4),
-        ((2, 5, 63, 80), (512,) * 4),
-    ],
+    [(None, (512,) * 4), (None, (500, 600, 700, 800)), ((1, 1, 64, 80), (512,) * 4), ((2, 5, 63, 80), (512,) * 4)],
 )
 @pytest.mark.parametrize("pattern", BAYER)
 def test_renders_like_libraw(write_dng, pattern, active_area, black):

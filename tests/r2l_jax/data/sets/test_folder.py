@@ -349,23 +349,11 @@ def test_masks_of_one_object_have_one_value(frames):
 @pytest.mark.parametrize(
     ("values", "classes", "message"),
     [
-        (
-            ((0, 1), (0, 1, 2, 3)),
-            None,
-            r"a1.png holds the values 1, 2, 3: a mask of one object has one value b",
-        ),
+        (((0, 1), (0, 1, 2, 3)), None, r"a1.png holds the values 1, 2, 3: a mask of one object has one value b"),
         (((0, 1), (*range(9),)), None, r"holds the values 1, 2, 3, 4, 5, \.\.\.: .*`classes=background,car,road`$"),
-        (
-            ((0, 1), (0, 255)),
-            None,
-            r"a.png means the object by 1, and .*a1.png by 255: .* name the classes: ",
-        ),
+        (((0, 1), (0, 255)), None, r"a.png means the object by 1, and .*a1.png by 255: .* name the classes: "),
         (((0, 1), (0, 2)), ("car",), r"a.png means the object by 1, and .*a1.png by 2: "),
-        (
-            ((0, 255), (0,)),
-            ("road", "car"),
-            r"masks: all masks hold only 0 \(road\) and 255, which is ignored: ",
-        ),
+        (((0, 255), (0,)), ("road", "car"), r"masks: all masks hold only 0 \(road\) and 255, which is ignored: "),
         (((0, 1), (0,)), ("road", ""), "`classes`: classes must be 1 to 255 different names"),
     ],
 )

@@ -35,10 +35,7 @@ def test_each_sub_folder_has_its_camera(root):
         assert dataset.classes[dataset.labels[index]] == color
         assert dataset.shot(index).camera == camera
     groups = shot_groups.groups(dataset, np.arange(12), ["camera"])["camera"]
-    assert {name: samples.tolist() for name, samples in groups.items()} == {
-        "far": [*range(6)],
-        "near": [*range(6, 12)],
-    }
+    assert {name: samples.tolist() for name, samples in groups.items()} == {"far": [*range(6)], "near": [*range(6, 12)]}
 
 
 def test_one_scene_of_two_cameras_reads_as_one_raw_image(root):

@@ -48,8 +48,7 @@ def test_layout(root):
 
 
 @pytest.mark.shows(
-    "train --synthetic_images --synthetic_size",
-    "r2l_jax.data.load(iso, synthetic_images, synthetic_size)",
+    "train --synthetic_images --synthetic_size", "r2l_jax.data.load(iso, synthetic_images, synthetic_size)"
 )
 @pytest.mark.parametrize("name", ["Synthetic", "SyntheticSegmentation"])
 def test_loads_mosaics_of_an_intensity_with_classes_or_masks(root, name):

@@ -97,18 +97,19 @@ def test_refuses_a_parameter_that_the_pipeline_lacks_before_it_trains(attacked):
 
 @pytest.mark.shows("train --adv_parameters --adv_aux_loss --adv_aux_weight")
 def test_only_the_parameters_that_are_named_move_and_by_less_at_a_price(base, one_epoch):
-    """The weight of an l2 distance, which is not the SSIM, keeps the image close to the default."""
+    """The weight of an l2 distance, which is not the SSIM of the other runs, keeps the image close to the default."""
     uri, away = str(one_epoch.run_dir), {}
     settings = {"processor_uri": uri, "classifier_uri": uri, "lr": 0.05, "augmentation": "none", "epochs": 1}
     settings |= {"adv_training": True, "adv_parameters": "gamma_correct", "log_model": False, "save_locally": True}
-    for loss, weight in (("l2", 0.0), ("l2", 1e4), ("ssim", 0.0)):
-        config = replace(base, run_name=f"{loss}_{weight:g}", adv_aux_loss=loss, adv_aux_weight=weight, **settings)
+    for weight in (0.0, 1e4):
+        config = replace(base, run_name=f"l2_{weight:g}", adv_aux_loss="l2", adv_aux_weight=weight, **settings)
         train.run(config, Attack)
         assert moved(model(one_epoch), config) == {"processor.gamma_correct"}
         (learned,), (fold,) = load(uri), load(config.run_dir / "fold_0/model.safetensors", checkpoint="last")
         raws, _ = learned.dataset.samples(learned.split.valid)
-        away[loss, weight] = history(config)[0]["val_deviation"]
-        pairs = zip(*(each.model.processor(raws)[:, None] for each in (fold, learned)), strict=True)
-        expected = np.mean([deviation(*pair, loss) for pair in pairs])
-        assert away[loss, weight] == pytest.approx(expected, rel=1e-3)
-    assert away["l2", 1e4] < 0.2 * away["l2", 0.0] != away["ssim", 0.0]
+        away[weight] = history(config)[0]["val_deviation"]
+        pairs = [*zip(*(each.model.processor(raws)[:, None] for each in (fold, learned)), strict=True)]
+        expected, other = (np.mean([deviation(*pair, loss) for pair in pairs]) for loss in ("l2", "ssim"))
+        assert away[weight] == pytest.approx(expected, rel=1e-3)
+        assert abs(other / expected - 1) > 0.1
+    assert away[1e4] < 0.2 * away[0.0]

@@ -61,7 +61,7 @@ def calls(monkeypatch):
 
 
 @pytest.mark.shows(
-    "forensics.forensics keys: title, flags, checkpoint, model, samples, samples_needed, tolerance, worst",
+    "forensics.forensics keys: title, flags, checkpoint, model, samples, samples_needed, tolerance, worst"
 )
 def test_a_result_is_made_once_and_says_what_it_is_about(config, calls, capsys):
     (found,) = forensics.run(config).values()

@@ -195,8 +195,7 @@ def test_both_values_of_one_parameter_move_in_their_map(analysis):
 
 
 @pytest.mark.shows(
-    "forensics.tolerance figures: tolerances, map",
-    "forensics.tolerance tolerances.csv: knob, quantity, value",
+    "forensics.tolerance figures: tolerances, map", "forensics.tolerance tolerances.csv: knob, quantity, value"
 )
 def test_figures_have_the_numbers_of_the_tables(analysis):
     bars, cells = (Figure().subplots() for _ in range(2))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from scipy import stats
+from variants import quick
 
 import isp
 from r2l_jax.apps.export import description
@@ -234,8 +235,7 @@ def test_a_stop_at_a_failure_has_its_exact_bound(settings, tmp_path, values, fai
 
 
 @pytest.mark.parametrize(
-    ("box", "said"),
-    [(None, "smaller limits can be proposed"), ([[0.0], [1.0]], "proposed limits hold either")],
+    ("box", "said"), [(None, "smaller limits can be proposed"), ([[0.0], [1.0]], "proposed limits hold either")]
 )
 def test_the_verdict_tells_missing_proposals_from_failed_ones(settings, monkeypatch, box, said):
     monkeypatch.setattr(envelope, "_smaller", lambda *_: None if box is None else np.array(box))
@@ -258,7 +258,7 @@ def test_cameras_of_a_proposal_are_others_than_those_of_the_first_test(monkeypat
     assert len({*tested.values()}) == len(tested)
 
 
-@pytest.mark.parametrize("images", [60, 240, 480])
+@pytest.mark.parametrize("images", quick(1, [240, 60, 480]))
 @pytest.mark.parametrize("stop_early", [False, True])
 def test_models_that_tolerate_67_percent_of_cameras_are_hardly_ever_certified(images, stop_early):
     """Two points are more than 60 images can show."""

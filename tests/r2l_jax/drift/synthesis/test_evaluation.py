@@ -209,10 +209,7 @@ def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, runs, s
     assert by["0.5"] == [8, dark, 0, 0, None]
     assert by["1"] == [8, 1, 1 - dark, 1 - dark, "light=0.01"]
     # Only another intensity would be a drift. Each of eight scenes counts once in intervals, with its two samples.
-    assert (summary.metadata["groups"], [*rows(summary.tables["drops"])]) == (
-        8,
-        ["clean", "exposures", "light=0.01"],
-    )
+    assert (summary.metadata["groups"], [*rows(summary.tables["drops"])]) == (8, ["clean", "exposures", "light=0.01"])
     assert "cases" not in summary.tables
     stated = "95% confidence intervals about the model (16 validation samples of 8 groups, so few that intervals are "
     assert stated in capsys.readouterr().out

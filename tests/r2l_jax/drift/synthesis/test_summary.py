@@ -196,10 +196,7 @@ def test_matrices_have_the_runs_near_what_they_were_trained_with():
     assert kinds == pytest.approx([0.9, 0.9, 0.7, 0.5], abs=0.02)
 
 
-@pytest.mark.shows(
-    "synthesis.comparison exposures.csv: *, trained",
-    "synthesis.comparison figures: exposures",
-)
+@pytest.mark.shows("synthesis.comparison exposures.csv: *, trained", "synthesis.comparison figures: exposures")
 def test_a_matrix_of_exposures_has_each_run_at_each_amount_of_light():
     of = [cases.CLEAN, *cases.exposures([0.5, 0.125])]
     half, eighth = (case.name for case in of[1:])

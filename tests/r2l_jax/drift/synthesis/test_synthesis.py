@@ -310,13 +310,7 @@ def other_pixel(dataset):
 
 @pytest.mark.parametrize(
     ("flags", "change", "made"),
-    [
-        ({}, None, 0),
-        ({}, "picture", 1),
-        ({}, other_pixel, 2),
-        ({"seed": 1}, None, 2),
-        ({"format": "png"}, None, 2),
-    ],
+    [({}, None, 0), ({}, "picture", 1), ({}, other_pixel, 2), ({"seed": 1}, None, 2), ({"format": "png"}, None, 2)],
 )
 def test_a_set_is_made_anew_where_something_has_changed_and_only_there(
     tmp_path, monkeypatch, capsys, flags, change, made
