@@ -22,6 +22,12 @@ def rendered_figures(monkeypatch):
     monkeypatch.setattr(Figure, "rendered", sketches.rendered)
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """The axes of the figures that are written, by their captions."""
+    return sketches.recorded(monkeypatch)
+
+
 @contextlib.contextmanager
 def _small_heads():
     with pytest.MonkeyPatch.context() as patch:

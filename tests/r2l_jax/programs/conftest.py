@@ -13,7 +13,6 @@ from oracles import isp
 from programs import call
 
 import tasks
-from r2l_jax.results.result import Figure
 
 CAMERA = {
     "black_level": [0.06, 0.05, 0.07, 0.08],
@@ -98,18 +97,3 @@ def _trained(cells, tmp_path_factory):
 def trained(_trained, small_heads):
     """Two seeds, each tested on the cells of eight patients; tests add to its folder."""
     return _trained
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The axes of the figures that are written, by their captions."""
-    from matplotlib.figure import Figure as Canvas
-
-    axes, rendered = {}, Figure.rendered
-
-    def recorded(figure):
-        axes[figure.caption] = figure.draw(Canvas(figure.size).subplots())
-        return rendered(figure)
-
-    monkeypatch.setattr(Figure, "rendered", recorded)
-    return axes

@@ -1,147 +1,243 @@
-import matplotlib.figure
+"""`tests/oracles` computes what study.py prints, writes and draws from the files of its runs."""
+
+import importlib.resources
+import json
+
+import made_up_study
 import numpy as np
 import pytest
+import sketches
+from oracles import study as expected
+from oracles import tables
+from programs import call
 
-from r2l_jax import jobs
-from r2l_jax.apps.study import comparison, study
-from r2l_jax.apps.study.plan import runs_of
-from r2l_jax.apps.study.published import published
-from r2l_jax.cli.flags import replace
-from r2l_jax.drift import statistics
+from r2l_jax.apps.study import study
+from r2l_jax.apps.study.plan import PIPELINES, runs_of
+from r2l_jax.cli.flags import arguments, flat, replace
 from r2l_jax.names import CORRUPTIONS_OF_THE_STUDY, PUBLISHED_PIPELINES
 from r2l_jax.results.result import read
 
+PUBLISHED = json.loads(importlib.resources.files("r2l_jax.apps.study").joinpath("published_scores.json").read_text())
 WORST = "malvar2004.sharpening_filter.median_denoising"
-MINUS = "ours minus published"
-# How many more samples than most models the first one has right, and how many fewer the last one.
-MORE = np.array([2, *[0] * 10, -2])
+KINDS, SEVERITIES = ("contrast", "gaussian_noise"), (2, 3)
+ENDS = ("", " low", " high")
 
 
-def tables_of(config, control, task="classification"):
-    result = getattr(comparison, control)(config, published(task), runs_of(config, control))
-    return {name: {row[0]: row[1:] for row in table.rows} for name, table in result.tables.items()}
+def near(values):
+    return pytest.approx(values, abs=1e-9)
 
 
-@pytest.mark.shows("study.comparison *.csv: *, trained with", "study.comparison {}_drops.csv: *, trained with")
-def test_matrices_have_the_means_of_all_folds(finished):
-    tables = tables_of(finished, "synthesis")
-    assert tuple(tables["processing_ours"]) == PUBLISHED_PIPELINES
-    np.testing.assert_allclose([*tables["processing_ours"].values()], 0.81 + MORE[:, None] / 50 + 0.1 * np.eye(12))
-    np.testing.assert_allclose([*tables["corruption_ours"].values()], MORE[:, None] / 50 + [0.47, 0.55])
-    np.testing.assert_allclose([*tables["processing_drops"].values()], 0.1 - 0.1 * np.eye(12), atol=1e-12)
-    np.testing.assert_allclose([*tables["corruption_drops"].values()], np.tile([0.44, 0.36], (12, 1)))
-    assert "processing_differences" not in tables
+def cells(row, name):
+    return [row[f"{name}{end}"] for end in ENDS]
+
+
+class Compared:
+    """A study of a data set: its settings, and what the program printed and drew."""
+
+    def __init__(self, config, task, folder, patch):
+        self.config, self.task = replace(config, output=str(folder)), task
+        made_up_study.finish(self.config, task, patch)
+        self.drawn, self.folder = sketches.recorded(patch), folder
+        done = call("study.py", *arguments(type(config), flat(self.config)))
+        assert done.returncode == 0, done.stderr
+        self.output = done.stdout
+
+
+@pytest.fixture(scope="module", params=[("classification", "Microscopy"), ("segmentation", "DroneSegmentation")])
+def compared(request, config, tmp_path_factory):
+    task, dataset = request.param
+    with pytest.MonkeyPatch.context() as patch:
+        return Compared(replace(config, dataset=dataset), task, tmp_path_factory.mktemp("compared"), patch)
+
+
+def scores_of(config):
+    """The scores of each model under each pipeline and, as a mean over the severities, under each corruption."""
+    processing, corruption = [], []
+    for trained, run in runs_of(config, "synthesis").items():
+        found = {}
+        for group in ("clean", "pipelines", "corruptions"):
+            found |= expected.by_group(run.run_dir / "evaluation" / group)
+        cases = ["clean" if each == trained else PIPELINES[each] for each in PUBLISHED_PIPELINES]
+        processing.append([found[case] for case in cases])
+        corruption.append([np.mean([found[f"{kind}.{n}"] for n in SEVERITIES], 0) for kind in KINDS])
+    return np.array(processing), np.array(corruption)
+
+
+def published(task):
+    """The published scores under pipelines and corruptions, without the identity, each mean as one group."""
+    of_task = PUBLISHED[{"classification": "microscopy", "segmentation": "drone_segmentation"}[task]]
+    processing, corruption = np.array(of_task["processing_drift"]), np.array(of_task["corruption"])
+    return processing[..., None], corruption[:, 1:, None]
 
 
 @pytest.mark.shows(
-    "study.comparison headline.csv: clean images, corruptions, drop under {}, models, other pipelines",
-    "study.comparison log_ratio.csv: log ratio, without the worst pipeline, models",
+    "study.comparison *.csv: *, trained with",
+    "study.comparison {}_drops.csv: *, trained with",
+    "study.comparison {}_differences.csv: *, trained with",
+    "study.comparison headline.csv: models, clean images, clean images low, clean images high",
+    "study.comparison headline.csv: other pipelines, other pipelines low, other pipelines high",
+    "study.comparison headline.csv: corruptions, corruptions low, corruptions high, drop under {}",
+    "study.comparison log_ratio.csv: models, log ratio, log ratio low, log ratio high, worst pipeline",
+    "study.comparison log_ratio.csv: without the worst pipeline, without the worst pipeline low",
+    "study.comparison log_ratio.csv: without the worst pipeline high, its share of all drops under pipelines",
+    "study.comparison keys: title, score, flags, verdict, notes",
+    "study.comparison figures: *",
 )
-def test_the_headline_and_the_log_ratio_have_intervals(finished):
-    tables = tables_of(finished, "synthesis")
-    ours = tables["headline"]["ours"]
-    np.testing.assert_allclose([cell[0] for cell in ours], [0.91, 0.81, 0.51, 0.1, 0.4])
-    # The samples of both folds are joined.
-    lost = [[np.isin(np.arange(50), np.arange(40, 45) + fold + more) for fold in range(2)] for more in MORE]
-    np.testing.assert_allclose(ours[3], statistics.interval(1.0 * np.reshape(lost, (12, 100))))
-    ratio, without, *_ = tables["log_ratio"]["ours"]
-    assert ratio[0] == without[0] == pytest.approx(np.log(4))
-    assert ratio[1] < ratio[0] < ratio[2]
-    assert MINUS not in tables["headline"]
+def test_synthesis_has_the_numbers_of_the_outcomes(compared):
+    config, output = compared.config, compared.output
+    folder = compared.folder / "synthesis"
+    found = tables.stored(folder, output)
+    numbers = {"ours": scores_of(config), "published": published(compared.task)}
+    names = ("clean images", "other pipelines", "corruptions", "drop under other pipelines", "drop under corruptions")
+    rows = {row["models"]: [cells(row, name) for name in names] for row in found["headline"]}
+    heads = {whose: np.array(expected.headline(*each)) for whose, each in numbers.items()}
+    heads["ours minus published"] = heads["ours"] - heads["published"][:, :1]
+    assert {whose: near(each) for whose, each in heads.items()} == rows
+    said = {}
+    for row, (whose, each) in zip(found["log_ratio"], numbers.items(), strict=True):
+        worst, share = expected.worst_pipeline(each[0])
+        assert (row["models"], row["worst pipeline"]) == (whose, PUBLISHED_PIPELINES[worst])
+        assert row["its share of all drops under pipelines"] == near(share)
+        of_all, without = expected.log_ratio(*each), expected.log_ratio(*each, worst)
+        assert cells(row, "log ratio") == near(of_all)
+        assert cells(row, "without the worst pipeline") == near(without)
+        said[whose] = "{:.2f} ({:.2f} to {:.2f})".format(*of_all)
+    about = json.loads((folder / "result.json").read_text())["metadata"]
+    ratio = "The log ratio of the drops under corruptions and other pipelines is {ours}; published: {published}."
+    assert about["verdict"] == [ratio.format(**said)]
+    assert about["verdict"][0] in output
+    assert (about["title"], about["flags"]["dataset"]) == ("Drift synthesis", config.data.dataset)
+    assert about["score"] == {"classification": "accuracy", "segmentation": "tile_iou"}[compared.task]
+    assert about["notes"][-1].startswith(f"The published numbers are for {config.data.dataset}. Source: ")
+    for kind, columns, of_ours, of_theirs in (
+        ("processing", PUBLISHED_PIPELINES, *(each[0].mean(-1) for each in numbers.values())),
+        ("corruption", KINDS, *(each[1].mean(-1) for each in numbers.values())),
+    ):
+        every = PUBLISHED_PIPELINES if kind == "processing" else PUBLISHED["corruptions"][1:]
+        clean = numbers["ours"][0].mean(-1).diagonal()
+        matrices = {"ours": of_ours, "published": of_theirs, "drops": clean[:, None] - of_ours}
+        matrices["differences"] = of_ours - of_theirs[:, [every.index(name) for name in columns]]
+        assert {f"{kind}_{name}" for name in matrices} == {name for name in found if name.startswith(kind)}
+        for name, matrix in matrices.items():
+            shown = every if name == "published" else columns
+            rows = found[f"{kind}_{name}"]
+            assert [row["trained with"] for row in rows] == [*PUBLISHED_PIPELINES]
+            np.testing.assert_allclose([[row[each] for each in shown] for row in rows], matrix, atol=1e-9)
+        for whose, matrix in [*matrices.items()][:2]:
+            axes = compared.drawn[f"Score under {kind}, {whose}"]
+            np.testing.assert_allclose(axes.images[0].get_array(), matrix)
+            # Each model's own pipeline has a frame of four sides.
+            sides = np.reshape(axes.collections[0].get_segments(), (-1, 8, 2))
+            own = [] if kind == "corruption" else [[place, place] for place in range(len(matrix))]
+            assert sides.mean(1).tolist() == own
 
 
-@pytest.mark.shows("study.comparison {}_differences.csv: *, trained with")
-def test_differences_to_the_published_numbers_of_the_same_data(finished):
-    tables = tables_of(replace(finished, dataset="Microscopy"), "synthesis")
-    theirs = published("classification")
-    np.testing.assert_allclose(
-        [*tables["processing_differences"].values()],
-        np.array([*tables["processing_ours"].values()]) - theirs.processing,
-    )
-    places = [theirs.corruptions.index(name) for name in ("contrast", "gaussian_noise")]
-    np.testing.assert_allclose(
-        [*tables["corruption_differences"].values()],
-        np.array([*tables["corruption_ours"].values()]) - theirs.corruption[:, places],
-    )
-    clean, published_own, difference = (tables["headline"][whose][0] for whose in ("ours", "published", MINUS))
-    np.testing.assert_allclose(difference, np.array(clean) - published_own[0])
-
-
-@pytest.mark.shows("study.comparison log_ratio.csv: worst pipeline")
 @pytest.mark.parametrize(
-    ("task", "means", "ratio", "without", "worst"),
+    ("task", "ratio", "without", "worst", "share"),
+    # The first numbers are those of docs/study.md.
     [
-        ("classification", (0.828, 0.805, 0.585), 10.3, 24.5, WORST),
-        ("segmentation", (0.701, 0.655, 0.520), 3.9, 4.4, "bilinear.unsharp_masking.median_denoising"),
+        ("classification", 10.3, 24.5, WORST, 0.62),
+        ("segmentation", 3.9, 4.4, "bilinear.unsharp_masking.median_denoising", 0.19),
     ],
 )
-def test_the_headline_of_the_published_tables(finished, task, means, ratio, without, worst):
-    tables = tables_of(finished, "synthesis", task)
-    assert [cell[0] for cell in tables["headline"]["published"][:3]] == pytest.approx(means, abs=1e-3)
-    assert tuple(published(task).corruptions) == CORRUPTIONS_OF_THE_STUDY
-    found, left_out, name, share = tables["log_ratio"]["published"]
-    assert np.exp([found[0], left_out[0]]) == pytest.approx([ratio, without], abs=0.1)
-    assert 0 < found[1] < found[0] < found[2]
-    assert name == worst
-    # One column makes most of the drop of Microscopy.
-    assert (share > 0.5) == (task == "classification")
+def test_the_published_drops_have_the_stated_ratio(task, ratio, without, worst, share):
+    assert (tuple(PUBLISHED["pipelines"]), tuple(PUBLISHED["corruptions"])) == (
+        PUBLISHED_PIPELINES,
+        CORRUPTIONS_OF_THE_STUDY,
+    )
+    scores = published(task)
+    place, of_worst = expected.worst_pipeline(scores[0])
+    found = [np.exp(expected.log_ratio(*scores, left_out)[0]) for left_out in (None, place)]
+    assert found == pytest.approx([ratio, without], abs=0.1)
+    assert (PUBLISHED_PIPELINES[place], of_worst) == (worst, pytest.approx(share, abs=0.01))
 
 
 @pytest.mark.shows(
     "study.comparison worst_cases.csv: group and weight of the distance, ours, ours high",
     "study.comparison worst_cases.csv: ours low, published, ours minus published",
-)
-def test_worst_cases_go_from_the_largest_weight_to_the_smallest(finished):
-    rows = tables_of(replace(finished, dataset="Microscopy"), "forensics")["worst_cases"]
-    assert [*rows][:3] == ["default", "all at 0.01", "all at 0.0001"]
-    ours, theirs, difference = rows["black_level at 0.0001"]
-    assert ours == pytest.approx((0.35, 0.3, 0.4))
-    assert (theirs, difference) == (0.57, pytest.approx(0.35 - 0.57))
-    # The published searches are of another data set.
-    drone = replace(finished, dataset="DroneSegmentation")
-    assert tables_of(drone, "forensics", "segmentation")["worst_cases"]["all at 0.01"][2] is None
-
-
-@pytest.mark.shows(
     "study.comparison ends.csv: ours, ours high, ours low, processing, published, ours minus published",
-    "study.comparison figures: curves",
-    "study.comparison keys: title, flags",
+    "study.comparison figures: curves, worst_cases",
 )
-def test_learning_curves_are_over_steps(finished):
-    result = comparison.adjustment(finished, published("classification"), runs_of(finished, "adjustment"))
-    name, ours, theirs, difference = result.tables["ends"].rows[0]
-    assert (name, ours) == ("learned", pytest.approx((0.7, 0.6, 0.8)))
-    assert (theirs, difference) == (published("classification").ends["learned"], None)
-    *_, difference = tables_of(replace(finished, dataset="Microscopy"), "adjustment")["ends"]["learned"]
-    assert difference == pytest.approx(0.7 - theirs)
-    assert (result.metadata["title"], result.metadata["flags"]["epochs"]) == ("Drift adjustment", 3)
-    axes = matplotlib.figure.Figure().subplots()
-    result.figures["curves"].draw(axes)
-    mean, *folds = [line for line in axes.get_lines() if line.get_color() == "C0"][:3]
-    # 80 samples in batches of 8.
-    np.testing.assert_allclose(mean.get_xdata(), [10, 20, 30])
-    np.testing.assert_allclose(mean.get_ydata(), [0.3, 0.5, 0.7])
-    np.testing.assert_allclose([line.get_ydata() for line in folds], [[0.2, 0.4, 0.6], [0.4, 0.6, 0.8]])
+def test_worst_cases_and_learning_curves_are_those_of_the_folds(compared):
+    config, task = compared.config, compared.task
+    (run,) = runs_of(config, "forensics").values()
+    folds = [run.run_dir / f"forensics/fold_{fold}/worst_case" for fold in range(2)]
+    rows = [{row["worst case"]: row["accuracy"] for row in tables.read(fold / "worst_case.csv")} for fold in folds]
+    worst = {"default": [json.loads((fold / "result.json").read_text())["metadata"]["score"] for fold in folds]}
+    theirs = {"default": PUBLISHED["forensics"]["default_accuracy"]}
+    for group in ("all", "black_level"):
+        known = {float(key): value for key, value in PUBLISHED["forensics"]["accuracy_at_lambda"][group].items()}
+        for weight in (0.01, 0.0001):
+            title = f"{group} at {weight:g}"
+            worst[title] = [row[f"{group}, weight {weight:g}"] for row in rows]
+            theirs[title] = known[weight]
+    ends, published_ends = {}, PUBLISHED["learning"]["microscopy" if task == "classification" else "drone_segmentation"]
+    scored = "accuracy" if task == "classification" else "tile_iou"
+    curves = {}
+    for name, run in runs_of(config, "adjustment").items():
+        histories = [json.loads((run.run_dir / f"fold_{n}/metrics.json").read_text())["history"] for n in range(2)]
+        curves[name] = np.array(
+            [[row[f"val_{scored}"] for row in each if f"val_{scored}" in row] for each in histories]
+        )
+        ends[name] = curves[name][:, -1]
+    for control, of_folds, known, is_same in (
+        # The published searches are of Microscopy alone.
+        ("forensics", worst, theirs, task == "classification"),
+        ("adjustment", ends, published_ends, True),
+    ):
+        (found,) = tables.stored(compared.folder / control, compared.output).values()
+        assert [next(iter(row.values())) for row in found] == [*of_folds]
+        for (name, each), row in zip(of_folds.items(), found, strict=True):
+            assert cells(row, "ours") == near([np.mean(each), min(each), max(each)])
+            assert row["published"] == known[name]
+            assert row["ours minus published"] == (near(np.mean(each) - known[name]) if is_same else None)
+
+    def lines(caption):
+        (axes,) = (each for title, each in compared.drawn.items() if title.startswith(caption))
+        return [np.array(line.get_data()) for line in axes.get_lines()]
+
+    shown = lines("Worst cases: ")
+    for number, group in enumerate(("default", "all", "black_level")):
+        of_weights = np.array([worst[group if group == "default" else f"{group} at {n:g}"] for n in (0.01, 0.0001)])
+        mean, *of_folds = shown[3 * number : 3 * number + 3]
+        np.testing.assert_allclose(mean, [[0.01, 0.0001], of_weights.mean(1)])
+        np.testing.assert_allclose([each[1] for each in of_folds], of_weights.T)
+    of_all, *_ = shown[9:]
+    assert dict(of_all.T) == {
+        float(key): each for key, each in PUBLISHED["forensics"]["accuracy_at_lambda"]["all"].items()
+    }
+    shown = lines("Learned and frozen processing at intensity 0.01")
+    for number, name in enumerate(("learned", "frozen")):
+        mean, *of_folds, dashed = [*shown[3 * number : 3 * number + 3], shown[6 + number]]
+        # 83 samples in whole batches of 8; the second epoch was not validated.
+        np.testing.assert_allclose(mean, [[10, 30], curves[name].mean(0)])
+        np.testing.assert_allclose([each[1] for each in of_folds], curves[name])
+        np.testing.assert_allclose(dashed, [[10, 30], [published_ends[name]] * 2])
 
 
-@pytest.mark.shows("study --scheduler", "study.comparison keys: title", "study.comparison ends.csv: processing")
-def test_controls_are_shown_without_the_jobs_that_failed(finished, monkeypatch, capsys):
+@pytest.mark.shows("study --scheduler")
+def test_controls_are_shown_without_the_jobs_that_failed(config, monkeypatch, capsys):
     lost = {f"evaluate synthesis/{PUBLISHED_PIPELINES[0]}", "search forensics/model", "train adjustment/frozen"}
+    made_up_study.finish(config, "classification", monkeypatch)
 
     def run(planned, scheduler, logs):
         assert scheduler == "local:3"
-        return [jobs.Ended(job.name, error="lost" if job.name in lost else None) for job in planned]
+        return [study.jobs.Ended(job.name, error="lost" if job.name in lost else None) for job in planned]
 
     monkeypatch.setattr(study.jobs, "run", run)
-    monkeypatch.setattr(study.datasets, "load", lambda *_, **__: type("Data", (), {"task": "classification"}))
-    monkeypatch.setattr(study.jobs, "prepare", lambda scheduler: None)
-    assert not study.run(replace(finished, scheduler="local:3"))
+    assert not study.run(replace(config, scheduler="local:3"))
     assert "failed: train adjustment/frozen: lost" in capsys.readouterr().out
-    processing = read(finished.output_dir / "synthesis").tables["processing_ours"]
+    found = read(config.output_dir / "synthesis")
+    # The published numbers are of other data.
+    assert "are for Microscopy, which is different data: they are only a rough guide. " in found.metadata["notes"][-1]
+    assert [row[0] for row in found.tables["headline"].rows] == ["ours", "published"]
+    assert not [name for name in found.tables if "differences" in name]
+    processing = found.tables["processing_ours"]
     left = [*PUBLISHED_PIPELINES[1:]]
     assert [column.name for column in processing.columns[1:]] == [row[0] for row in processing.rows] == left
-    assert [row[0] for row in read(finished.output_dir / "adjustment").tables["ends"].rows] == ["learned"]
-    assert read(finished.output_dir / "forensics") is None
-    page = (finished.output_dir / "study.html").read_text()
+    ((name, *_, difference),) = read(config.output_dir / "adjustment").tables["ends"].rows
+    assert (name, difference) == ("learned", None)
+    assert read(config.output_dir / "forensics") is None
+    page = (config.output_dir / "study.html").read_text()
     assert "Drift synthesis" in page
     assert "Drift forensics" not in page
