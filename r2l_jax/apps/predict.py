@@ -16,7 +16,6 @@ from r2l_jax.apps.files import for_each_file, frame_by_frame, is_stored, read_fi
 from r2l_jax.apps.tiling import SIDE, Mosaic, predict_frame
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.remote import Place
-from r2l_jax.drift.limits import stated
 from r2l_jax.drift.monitoring import reference
 from r2l_jax.errors import InputError
 from r2l_jax.jobs import AT_ONCE, Ended, in_threads
@@ -134,7 +133,6 @@ def predict_files(
     }
     with writing_to(output.parent, output.name):
         about = {"run": run.config.tracking.run_name, "checkpoint": run.about.checkpoint, "models": models}
-        about |= {"envelope": envelope} if (envelope := stated(run)) else {}
         result.write(chunks, Result({**about, **settings}))
         done = for_each_file(
             files,

@@ -38,6 +38,8 @@ def printed(text):
             rows = lines[number + 1 : lines.index("", number) if "" in lines[number:] else None]
             header = re.split(" {2,}", lines[number - 1].strip())
             rows = [re.split(" {2,}", row.strip()) for row in rows]
+            # The last cell may be empty.
+            rows = [[*row, ""] if len(row) == len(header) - 1 else row for row in rows]
             found[lines[number - 2]] = [header, *(row for row in rows if len(row) == len(header))]
     return found
 
@@ -46,7 +48,9 @@ def _is_written(cell, value):
     """Whether a value of a CSV file, which has twelve digits, is a cell."""
     if isinstance(cell, float) and isinstance(value, float):
         return math.isclose(cell, value, rel_tol=1e-11)
-    return value == (str(cell) if isinstance(cell, bool) else cell)
+    if isinstance(cell, str) and isinstance(value, float):
+        return float(cell) == value  # A number that is a name.
+    return value == (str(cell) if isinstance(cell, bool) else cell or None)
 
 
 def stored(folder, output=""):
@@ -57,7 +61,9 @@ def stored(folder, output=""):
         shown = [cells for title, cells in titles.items() if title.rpartition(": ")[2] == table["title"]]
         for number, (row, cells) in enumerate(zip(rows, table["rows"], strict=True)):
             parts = [cell if isinstance(cell, list) else [cell] for cell in cells]
-            assert sum(map(len, parts)) == sum(value is not None for value in row.values()) + cells.count(None)
+            # CSV does not tell empty texts from missing values.
+            filled = [part for part in parts if part not in ([None], [""])]
+            assert sum(map(len, filled)) == sum(value is not None for value in row.values())
             for (column, *_), each in zip(table["columns"], parts, strict=True):
                 same = [row[end] for end in (column, f"{column} low", f"{column} high")[: len(each)]]
                 assert all(map(_is_written, each, same)), (name, column)
@@ -75,4 +81,7 @@ def _text(cell, style):
         return "yes" if cell else "no"
     if cell is None or math.isnan(cell):
         return "-"
-    return points(cell) if style in ("score", "drop") else format(cell, style)
+    if style in ("score", "drop"):
+        return points(cell)
+    # Less is rounding.
+    return format(cell if abs(cell) >= 5e-8 or isinstance(cell, int) else 0.0, style)

@@ -458,6 +458,7 @@ def _values(fold: Trained, amounts: Amounts) -> dict[str, np.ndarray] | None:
 
 def _correlation(distances: np.ndarray, losses: np.ndarray) -> tuple[float, float, float] | None:
     """Computes Spearman's rank correlation with its 95% confidence interval (Fieller et al., Biometrika 44, 1957)."""
+    losses = np.round(losses, 9)  # Equal losses, which differ by rounding, have equal ranks.
     if len(losses) < 4 or not distances.any() or np.ptp(losses) == 0:
         return None
     found = float(np.corrcoef(stats.rankdata(distances), stats.rankdata(losses))[0, 1].clip(-0.999, 0.999))

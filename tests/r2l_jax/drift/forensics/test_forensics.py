@@ -1,7 +1,9 @@
 import functools
 import shutil
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure as Canvas
 
 from r2l_jax.cli import stop
 from r2l_jax.cli.flags import replace
@@ -90,8 +92,11 @@ def test_a_result_is_made_once_and_says_what_it_is_about(config, calls, capsys):
     "forensics.forensics parameters.csv: *, worst, worst high, worst low, parameters",
     "forensics.forensics stages.csv: *, worst, worst high, worst low",
     "forensics.forensics distances.csv: *, low, low low, low high, high, high low, high high",
+    "forensics.forensics figures: dots",
 )
-def test_a_group_has_medians_ranges_and_dots_over_its_members(group, calls, capsys):
+def test_a_group_has_medians_ranges_and_dots_over_its_members(group, calls, capsys, monkeypatch):
+    made, dots = [], forensics.dots
+    monkeypatch.setattr(forensics, "dots", lambda *given: made.append(dots(*given)) or made[-1])
     config = ForensicsConfig(run=str(group))
     results = forensics.run(config)
     names = [f"seed_{seed}/fold_0" for seed in (1, 2, 3)]
@@ -114,6 +119,20 @@ def test_a_group_has_medians_ranges_and_dots_over_its_members(group, calls, caps
     ]
     assert whole["worst_case"].text() in capsys.readouterr().out
     assert all((group / "forensics" / name / "dots.svg").exists() for name in ANALYSES)
+    axes = [figure.draw(Canvas().subplots()) for figure in made]
+    shown = {each.get_xlabel().split()[0]: each for each in axes}
+    n = np.array([2, 3, 4])
+    for label, rows in {
+        "rise": [0.1 * n, 0.1 * n],
+        "ends,": [-0.1 * n, 0.2 * n],
+        "points": [10.0 * n],
+    }.items():
+        dots = [line.get_xdata() for line in shown[label].lines if line.get_marker() == "o"]
+        np.testing.assert_allclose(dots, rows)
+        bars = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in shown[label].patches]
+        np.testing.assert_allclose(bars, [(row.min(), row.max()) for row in rows])
+        middles = [line.get_xdata()[0] for line in shown[label].lines if line.get_linewidth() == 2]
+        assert middles == pytest.approx([np.median(row) for row in rows])
     # Nothing is analyzed twice, neither for the group nor for one of its members.
     forensics.run(replace(config, run=str(group / "seed_2")))
     assert len(calls) == 9

@@ -70,7 +70,9 @@ def test_a_search_on_measured_samples_says_so(analysis):
     assert note == "searched on samples that are also measured, so drops are too large for other samples"
 
 
-@pytest.mark.shows("forensics --steps --step_size --track_n_images --adv_track_differences")
+@pytest.mark.shows(
+    "forensics --steps --step_size --track_n_images --adv_track_differences", "forensics.worst_case figures: worst_{}"
+)
 def test_a_search_takes_steps_of_its_size_and_pictures_show_as_many_samples(fold, monkeypatch):
     """Adam's first step is the learning rate, here a fraction of the natural range of gamma, a factor of e."""
     shown, sheet = [], worst_case.contact_sheet
@@ -161,6 +163,25 @@ def test_differences_are_bright_where_the_worst_case_brightens(fold, monkeypatch
             np.testing.assert_allclose(picture[2:-2, 2:-2], 0.5 + factor * difference, atol=1e-3)
 
 
+@pytest.mark.shows("forensics.worst_case figures: task_loss, deviation")
+def test_curves_have_the_loss_and_the_deviation_of_each_step(fold):
+    """A batch has all five samples, and each step moves gamma by 0.05, of which the first is at the default."""
+    fold = brightness.fold(dark_images([0.05, 0.3, 0.6, 0.48, 0.49] * 2, side=8), range(5, 10), range(5))
+    settings = {"adv_parameters": ("gamma_correct",), "adv_aux_weight": (0.0,), "starts": 1, "steps": 2}
+    found = worst_case.analyze(
+        fold, dataclasses.replace(SETTINGS, **settings, adv_noise_layer=False, adv_aux_loss="l2"), 5, 0
+    )
+    light, limit = np.array([0.05, 0.3, 0.6, 0.48, 0.49]), brightness.BRIGHT ** (1 / brightness.GAMMA)
+    images = [light ** (1 / gamma) for gamma in (brightness.GAMMA, brightness.GAMMA * np.exp(0.05))]
+    # The logits are minus and plus the distance from the limit; all samples are dark.
+    losses = [np.logaddexp(0, 2 * (each - limit)).mean() for each in images]
+    away = [0, np.square(images[1] - images[0]).mean()]
+    # The deviation counts the border of the images as well.
+    for name, expected, error in (("task_loss", losses, 2e-3), ("deviation", away, 0.05)):
+        line, *_ = drawn(found.figures[name]).lines
+        np.testing.assert_allclose(line.get_ydata(), expected, rtol=error, atol=1e-9)
+
+
 @pytest.mark.shows("forensics --adv_aux_loss --starts", "forensics.worst_case worst_case.csv: range of starts")
 @pytest.mark.parametrize(("aux_loss", "weight"), [("ssim", 40.0), ("l2_sum", 0.3)])
 def test_a_search_knows_the_shifts_of_single_values(fold, aux_loss, weight):
@@ -185,7 +206,7 @@ def test_a_search_knows_the_shifts_of_single_values(fold, aux_loss, weight):
     assert shown == pytest.approx(result.metadata["parameters"][worst]["gamma_correct"])
 
 
-@pytest.mark.shows("forensics.worst_case model.csv: *, samples, default, all")
+@pytest.mark.shows("forensics.worst_case model.csv: *, samples, default, all", "forensics.worst_case figures: model, *")
 def test_each_group_of_samples_is_scored_by_the_outcomes_of_the_worst_cases():
     """Five samples of the cameras A, B, A, B, A; in another order than in the data set."""
     valid = [9, 4, 7, 2, 5]
@@ -199,4 +220,7 @@ def test_each_group_of_samples_is_scored_by_the_outcomes_of_the_worst_cases():
     table = found.tables["model"]
     assert [column.name for column in table.columns] == ["model", "samples", "default", "all", "gains"]
     assert table.rows == [["A", 3, 1, 1 / 3, 1 / 3], ["B", 2, 1, 0, 0.5]]
-    assert list(found.figures) == ["model"]
+    axes = drawn(found.figures["model"])
+    np.testing.assert_allclose(axes.images[0].get_array(), [row[2:] for row in table.rows])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["A (3)", "B (2)"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["default", "all", "gains"]

@@ -149,14 +149,13 @@ def test_a_sample_of_several_seeds_counts_once(settings, capsys, tmp_path):
 @pytest.mark.shows(
     "synthesis.envelope cameras.csv: fails",
     "synthesis.envelope limits.csv: proposed {}, rank correlation,{}",
-    "synthesis.envelope limits.csv: ",
     "synthesis.envelope tests.csv: cameras, failures, fraction at least, limits",
-    "synthesis.envelope figures: limits",
+    "synthesis.envelope figures: limits, worst",
 )
 def test_limits_that_fail_are_explained_and_shrunk(settings, tmp_path, monkeypatch):
-    titles, sheet = [], envelope.contact_sheet
+    pictures, sheet = {}, envelope.contact_sheet
     monkeypatch.setattr(
-        envelope, "contact_sheet", lambda images, **size: titles.extend(images) or sheet(images, **size)
+        envelope, "contact_sheet", lambda images, **size: pictures.update(images) or sheet(images, **size)
     )
     drawings, figure = [], envelope.Figure
     monkeypatch.setattr(envelope, "Figure", lambda draw, *how: drawings.append(draw) or figure(draw, *how))
@@ -168,7 +167,13 @@ def test_limits_that_fail_are_explained_and_shrunk(settings, tmp_path, monkeypat
     np.testing.assert_array_equal((fails != (exposures < STOPS)) & (np.abs(exposures - STOPS) > 0.001), False)
     lost = np.array([row[1] for row in table.rows])[np.abs(exposures - STOPS) > 0.001]
     np.testing.assert_array_equal(lost, fails[np.abs(exposures - STOPS) > 0.001])
-    assert titles[4].strip() == f"camera {fails.argmax()} loses 100 points"
+    # Four images as they are, and with the first of the cameras that lose most.
+    assert [title.strip() for title in pictures] == ["reference"] * 4 + [
+        f"camera {fails.argmax()} loses 100 points"
+    ] * 4
+    light = brightness.BRIGHT * 2 ** (-STOPS + np.array([0, exposures[fails.argmax()]]))
+    means = np.reshape([each[1:-1, 1:-1].mean() for each in pictures.values()], (2, 4))
+    np.testing.assert_allclose(means, np.repeat(light[:, None], 4, 1) ** (1 / brightness.GAMMA), atol=0.01)
     first, *_, last = found.metadata["tests"]
     assert (first["failures"], first["holds"], last["holds"]) == (int(fails.sum()), False, True)
     # As many failures or fewer among 104 cameras have a probability of 0.5% if the fraction is this one.

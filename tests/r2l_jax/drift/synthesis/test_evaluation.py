@@ -8,6 +8,7 @@ import folds_by_hand
 import msgspec
 import numpy as np
 import pytest
+from oracles import scores
 
 from r2l_jax.cli.flags import build, replace
 from r2l_jax.cli.stop import Interrupted
@@ -339,25 +340,35 @@ def test_segmentation_is_scored_by_the_intersection_over_union(runs, settings):
     assert (bright["iou"], bright["tile_iou"]) == pytest.approx((1 / 3, 1 / 3), abs=0.01)
 
 
-@pytest.mark.shows("synthesis.summary by_class.csv: clean IoU")
+@pytest.mark.shows("synthesis.summary by_class.csv: clean IoU, mean drop, mean drop low, mean drop high")
 def test_several_classes_of_pixels_are_scored_by_their_mean_iou_and_each(runs, settings):
-    """Brightened, all pixels are taken for the bright half; the last quarter of a row, without a label, is left out."""
-    halves = brightness.half_images(0.3, 0.8, 4)
-    masks = np.repeat(np.uint8([0, 0, 1, 255]), 4) * np.ones((16, 1), np.uint8)
-    classes = {"classes": ("dark", "bright", "absent"), "read": lambda index: (halves.read(index)[0], masks)}
-    runs["masks"] = [brightness.fold(dataclasses.replace(halves, **classes), [0], [1, 2, 3])]
+    """Brightened, all pixels are taken for the bright half. The last columns, without a label, are left out."""
+    halves, unlabeled = brightness.half_images(0.3, 0.8, 6), np.array([0, 7, 4, 2, 1, 3])
+    masks = [np.repeat(np.uint8([0, 1, 255]), (8, 8 - n, n)) * np.ones((16, 1), np.uint8) for n in unlabeled]
+    classes = {
+        "classes": ("dark", "bright", "absent"),
+        "read": lambda index: (halves.read(index)[0], masks[index]),
+    }
+    runs["masks"] = [brightness.fold(dataclasses.replace(halves, **classes), [0], range(1, 6))]
     settings = dataclasses.replace(settings, run=("masks",), **BRIGHTENED)
     summary = evaluation.run(settings).summaries["masks"]
     assert summary.metadata["score"] == "mean_iou"
     assert summary.tables["drops"].rows[0][2][0] == 1
-    # Of the 12 columns with labels, 8 are dark.
-    assert found(settings, "corruptions")["fold_0", "brightness.5"]["mean_iou"] == pytest.approx(1 / 6, abs=0.01)
-    by = rows(summary.tables["by_class"])
-    assert {name: (row[0][0], row[1][0], *row[2:]) for name, row in by.items()} == {
-        "dark": (1, pytest.approx(1, abs=0.02), pytest.approx(1, abs=0.02), "brightness.5"),
-        "bright": (1, pytest.approx(2 / 3, abs=0.02), pytest.approx(2 / 3, abs=0.02), "brightness.5"),
-        "absent": (0, 0, 0, None),
-    }
+    bright = 8 - unlabeled[1:]
+
+    def drop(kept):
+        return 1 - bright[kept].sum() / (8 + bright[kept]).sum()
+
+    mean_iou = (1 - drop(np.ones(5, bool))) / 2
+    assert found(settings, "corruptions")["fold_0", "brightness.5"]["mean_iou"] == pytest.approx(mean_iou, abs=0.01)
+    drops = {"dark": np.ones(5), "bright": scores.of_groups(drop, np.arange(5)), "absent": np.zeros(5)}
+    for name, row in rows(summary.tables["by_class"]).items():
+        assert row[0][0] == (name != "absent")
+        assert row[1] == pytest.approx(scores.interval(drops[name], bounds=(-1, 1)), abs=0.02), name
+        assert row[2:] == [
+            pytest.approx(drops[name].mean(), abs=0.02),
+            None if name == "absent" else "brightness.5",
+        ]
 
 
 @pytest.mark.shows("evaluate --seed --batch_size")

@@ -4,7 +4,7 @@ import brightness
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from oracles import scores
+from oracles import scores, tables
 from outcomes import of_counts
 
 from r2l_jax.cli.flags import build
@@ -153,6 +153,39 @@ def test_the_first_group_is_compared_with_each_other_one_of_the_same_samples():
     assert high - low < np.hypot(*(each[2] - each[1] for each in unpaired))
 
 
+@pytest.mark.shows("synthesis.comparison drops.csv: (clean {})")
+def test_each_of_many_runs_has_its_clean_score_and_its_drops_in_a_row():
+    """The scores are text, since the other numbers of their row are drops."""
+    runs = [measured(f"run {n}", count=1, clean=0.95 - 0.1 * n, contrast__5=0.6 + 0.05 * n) for n in range(4)]
+    found = compare(runs, {}).tables["drops"].records()
+    assert [row.pop("drop, points") for row in found] == [each.label for each in runs]
+    for row, of_run in zip(found, runs, strict=True):
+        (folds,) = of_run.members.values()
+        right = {
+            case: np.concatenate([outcomes.at(name, case)["confusion"][:, 1, 1] for name, outcomes in folds])
+            for case in RIGHT
+        }
+        assert row["(clean accuracy)"] == tables.interval(*scores.interval(right["clean"], bounds=(0, 1)))
+        lost = right["clean"] - np.mean([right["contrast.1"], right["contrast.5"]], 0)
+        cells = [row[f"tone and color{end}"] for end in ("", " low", " high")]
+        assert cells == pytest.approx(scores.interval(lost, bounds=(-1, 1)))
+    assert len({row["(clean accuracy)"] for row in found}) == 4
+
+
+@pytest.mark.shows("synthesis.summary members.csv: intensities")
+def test_each_member_has_its_mean_drop_over_the_intensities():
+    of = [cases.CLEAN, *cases.intensities([0.5, 0.05])]
+    half, low = (case.name for case in of[1:])
+    group = measured(of=of, **{half: 0.8, low: 0.3})
+    for row, folds in zip(summary(group).tables["members"].records(), group.members.values(), strict=True):
+        clean, *others = (
+            np.mean([outcomes.at(name, case)["confusion"][:, 1, 1] for name, outcomes in folds])
+            for case in ("clean", half, low)
+        )
+        assert row["intensities"] == pytest.approx(clean - np.mean(others))
+    assert len({row["intensities"] for row in summary(group).tables["members"].records()}) > 1
+
+
 def drawn(figure):
     axes = Figure(figure.size).subplots()
     figure.draw(axes)
@@ -189,8 +222,8 @@ def test_matrices_have_the_runs_near_what_they_were_trained_with():
         assert [text.get_text() for text in axes.get_yticklabels()] == [*rows(each.tables["pipelines"])]
         names = [text.get_text().replace("\n", ".") for text in axes.get_xticklabels()]
         assert names == [column.name for column in columns]
-        scores = [f"{score:.3f}" for row in rows(each.tables["pipelines"]).values() for score in row]
-        assert [text.get_text() for text in axes.texts] == scores
+        texts = [f"{score:.3f}" for row in rows(each.tables["pipelines"]).values() for score in row]
+        assert [text.get_text() for text in axes.texts] == texts
     assert [*rows(other.tables["pipelines"])] == ["learned", "first"]
     kinds = rows(found.tables["corruptions"])["first"]
     assert kinds == pytest.approx([0.9, 0.9, 0.7, 0.5], abs=0.02)
