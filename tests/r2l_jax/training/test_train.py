@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from matplotlib.figure import Figure
+from PIL import Image
 from small_runs import events, history, metrics, model, stop_at
 
 import isp
@@ -101,7 +102,7 @@ def test_tensorboard_has_scalars_parameters_and_pictures(finished):
     assert {*pictures, "predictions"} <= set(tags["images"])
 
 
-@pytest.mark.shows("training.tracking keys: training")
+@pytest.mark.shows("training.tracking keys: training", "training.tracking figures: epoch_{}")
 def test_the_result_of_a_training_has_curves_from_its_start(finished):
     config, _ = finished
     fold = config.run_dir / "fold_0"
@@ -110,6 +111,13 @@ def test_the_result_of_a_training_has_curves_from_its_start(finished):
     assert {"loss", "accuracy", "parameter_white_balance", "gradient_norms", "confusion"} <= found.figures.keys()
     assert found.captions["parameter_white_balance"] == "white balance: change since the start"
     assert found.captions["epoch_0001_0_demosaic"] == "demosaic, and the magnitude of the loss gradient, epoch 2"
+    # The samples are side by side, above their gradients. The brightest hundredth of each gradient has full brightness.
+    arrays = fold / "results/epoch_0001"
+    stages, gradients = (np.load(arrays / group / "3_gaussian.npy") for group in ("stages", "gradients"))
+    most = np.quantile(abs(gradients), 0.99, (1, 2, 3), keepdims=True)
+    parts = [np.concatenate(np.clip(each, 0, 1), 1) for each in (stages, abs(gradients) / most)]
+    with Image.open(fold / "training/epoch_0001_3_gaussian.png") as picture:
+        np.testing.assert_allclose(np.asarray(picture), 255 * np.concatenate(parts), atol=0.51)
     assert [row[0] for row in found.tables["classes"].rows] == metrics(config)["classes"]
     assert result.read(config.run_dir / "fold_1" / "training").metadata["training"].keys() == {"fold_1"}
 

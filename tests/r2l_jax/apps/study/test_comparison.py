@@ -141,7 +141,10 @@ def test_synthesis_has_the_numbers_of_the_outcomes(compared):
     ],
 )
 def test_the_published_drops_have_the_stated_ratio(task, ratio, without, worst, share):
-    assert tuple(PUBLISHED["corruptions"]) == CORRUPTIONS_OF_THE_STUDY
+    assert (tuple(PUBLISHED["pipelines"]), tuple(PUBLISHED["corruptions"])) == (
+        PUBLISHED_PIPELINES,
+        CORRUPTIONS_OF_THE_STUDY,
+    )
     scores = published(task)
     place, of_worst = expected.worst_pipeline(scores[0])
     found = [np.exp(expected.log_ratio(*scores, left_out)[0]) for left_out in (None, place)]

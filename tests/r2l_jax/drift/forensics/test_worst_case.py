@@ -163,8 +163,8 @@ def test_differences_are_bright_where_the_worst_case_brightens(fold, monkeypatch
             np.testing.assert_allclose(picture[2:-2, 2:-2], 0.5 + factor * difference, atol=1e-3)
 
 
-@pytest.mark.shows("forensics.worst_case figures: task_loss")
-def test_a_curve_has_the_loss_at_each_step(fold):
+@pytest.mark.shows("forensics.worst_case figures: task_loss, deviation")
+def test_curves_have_the_loss_and_the_deviation_of_each_step(fold):
     """A batch has all five samples, and each step moves gamma by 0.05, of which the first is at the default."""
     fold = brightness.fold(dark_images([0.05, 0.3, 0.6, 0.48, 0.49] * 2, side=8), range(5, 10), range(5))
     settings = {"adv_parameters": ("gamma_correct",), "adv_aux_weight": (0.0,), "starts": 1, "steps": 2}
@@ -175,8 +175,11 @@ def test_a_curve_has_the_loss_at_each_step(fold):
     images = [light ** (1 / gamma) for gamma in (brightness.GAMMA, brightness.GAMMA * np.exp(0.05))]
     # The logits are minus and plus the distance from the limit; all samples are dark.
     losses = [np.logaddexp(0, 2 * (each - limit)).mean() for each in images]
-    line, *_ = drawn(found.figures["task_loss"]).lines
-    np.testing.assert_allclose(line.get_ydata(), losses, rtol=2e-3)
+    away = [0, np.square(images[1] - images[0]).mean()]
+    # The deviation counts the border of the images as well.
+    for name, expected, error in (("task_loss", losses, 2e-3), ("deviation", away, 0.05)):
+        line, *_ = drawn(found.figures[name]).lines
+        np.testing.assert_allclose(line.get_ydata(), expected, rtol=error, atol=1e-9)
 
 
 @pytest.mark.shows("forensics --adv_aux_loss --starts", "forensics.worst_case worst_case.csv: range of starts")

@@ -145,7 +145,7 @@ def test_a_task_without_probabilities_is_said_not_to_be_tested_and_has_no_figure
     "monitoring.monitor statistics.csv: statistic, reference, new, distance, p-value",
     "monitoring.monitor expected.csv: reference, *, * high, * low",
     "monitoring.monitor figures: p_values, confidence",
-    "monitoring.monitor keys: title, p_value, windows, alarm, explained",
+    "monitoring.monitor keys: title, p_value, windows, alarm, explained, *",
 )
 def test_each_window_is_a_row_of_the_tables_and_a_point_of_the_figures(monitored):
     of_first = [Statistic("mean", 1.0, 2.0, 0.5, 0.03), Statistic("spread", 3.0, 2.5, 0.2, 0.4)]
@@ -154,7 +154,8 @@ def test_each_window_is_a_row_of_the_tables_and_a_point_of_the_figures(monitored
         Window("a", ["1", "2", "3"], False, 0.2, [], {"pixels": 0.3, "outputs": 0.1}, of_first, 0.7),
         Window("b", ["4", "5"], True, 0.004, [], {"pixels": 0.02, "outputs": 0.005}, of_second, 0.4),
     ]
-    found = monitored(np.zeros((8, 2, 4)), 0.01, windows, explained=Explained()).result(2, "", {})
+    given = {"title": "Camera of the lab", "lab": "1"}
+    found = monitored(np.zeros((8, 2, 4)), 0.01, windows, explained=Explained()).result(2, "", given)
     assert found.tables["windows"].records() == [
         {"window": "a", "images": 3, "p-value": 0.2, "alarm": False, "strongest sign": ""},
         {"window": "b", "images": 2, "p-value": 0.004, "alarm": True, "strongest sign": "mean"},
@@ -168,7 +169,8 @@ def test_each_window_is_a_row_of_the_tables_and_a_point_of_the_figures(monitored
     assert row == {"statistic": "mean", "reference": 1.0, "new": 7.0, "distance": 0.9, "p-value": 0.001}
     assert found.tables["expected"].rows == [["without drift", CLEAN.score]]
     metadata = found.metadata
-    assert (metadata["title"], metadata["p_value"], metadata["windows"]) == ("Camera monitor", 0.008, windows)
+    assert (metadata["title"], metadata["p_value"], metadata["windows"]) == ("Camera of the lab", 0.008, windows)
+    assert metadata["lab"] == "1"
     assert (metadata["alarm"], metadata["explained"]) == (True, Explained())
     p_values, confidence = (Figure(layout="constrained").subplots() for _ in range(2))
     found.figures["p_values"].draw(p_values)

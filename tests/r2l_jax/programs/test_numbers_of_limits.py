@@ -1,0 +1,105 @@
+"""Which cameras and which parameters a model tolerates is what `tests/oracles` computes from raw files and weights."""
+
+import json
+
+import numpy as np
+import pytest
+from oracles import envelope, isp, network, scores, tables
+from programs import call
+
+LIMITS = {"black_level": [-40, 160], "saturation": [0.25, 1.0]}
+
+
+def right(values, raws, labels, parameters=None):
+    """Which samples a model classifies correctly, with other parameters of the processing if given."""
+    images = isp.parametrized(raws, parameters or network.part(values, "processor"))["gamma_correct"]
+    return (network.logits(values, images).argmax(-1) == labels) * 1.0
+
+
+def taken(raws, camera):
+    """Raw images as a camera takes them that differs in black level and saturation, in this order of the read-out."""
+    return np.minimum(np.clip(raws + camera["black_level"] / 4095, 0, 1), camera["saturation"])
+
+
+@pytest.mark.shows(
+    "synthesis.envelope cameras.csv: *, camera, loss, upper limit, fails",
+    "synthesis.envelope limits.csv: limit, unit, low, high, rank correlation,{}",
+    "synthesis.envelope tests.csv: limits, cameras, failures, fraction at least",
+    "synthesis.envelope keys: about, groups, samples, verdict",
+)
+def test_an_envelope_counts_the_cameras_that_fail(trained, tmp_path, drawn):
+    (tmp_path / "limits.json").write_text(json.dumps(LIMITS))
+    flags = (f"--envelope={tmp_path}/limits.json", "--proposals=0", "--draws=60", "--tolerance=85", "--fraction=0.5")
+    done = call("evaluate.py", f"--run={trained.folder}", *flags, f"--output={tmp_path}/out")
+    assert done.returncode == 0, done.stderr
+    found = tables.stored(tmp_path / "out", done.stdout)
+    tested = trained.tested()
+    raws, labels, groups = trained.raws[tested], trained.labels[tested], trained.groups[tested]
+    models = [trained.values(trained.run(seed)) for seed in (1, 2)]
+    clean = np.array([right(values, raws, labels) for values in models])
+    lost = [clean - [right(values, taken(raws, camera), labels) for values in models] for camera in found["cameras"]]
+    lost = scores.means_of_groups(lost, groups)
+    # Of an error of 5%, 4% are for the images, and 1% for the cameras. The worse of two seeds counts.
+    upper = envelope.upper_limit(lost, 0.04)
+    worse = upper.argmax(1)
+    losses = np.round(np.take_along_axis(lost.mean(-1), worse[:, None], 1)[:, 0], 9)  # Equal losses are ties.
+    failing = upper.max(1) > 0.85
+    assert [row["camera"] for row in found["cameras"]] == [*range(60)]
+    assert [row["loss"] for row in found["cameras"]] == pytest.approx(losses, abs=1e-9)
+    assert [row["upper limit"] for row in found["cameras"]] == pytest.approx(upper.max(1), abs=1e-9)
+    assert [row["fails"] == "True" for row in found["cameras"]] == failing.tolist()
+    bound = envelope.fraction_bound(failing.sum(), 60, 0.01)
+    (row,) = found["tests"]
+    assert (row["limits"], row["cameras"], row["failures"]) == ("given", 60, failing.sum())
+    assert row["fraction at least"] == pytest.approx(bound, abs=1e-9)
+    shown = iter(drawn["A dot for each camera, within the limits"].lines)
+    for row, (name, (low, high)), neutral in zip(found["limits"], LIMITS.items(), (0, 1), strict=True):
+        assert (row["limit"], row["low"], row["high"]) == (name, low, high)
+        values = np.array([camera[name] for camera in found["cameras"]])
+        assert low <= values.min() < low + 0.1 * (high - low)
+        assert high >= values.max() > high - 0.1 * (high - low)
+        for side, away in (("low", neutral - values), ("high", values - neutral)):
+            cells = [row[f"rank correlation, {side}{end}"] for end in ("", " low", " high")]
+            away = np.maximum(away, 0)
+            assert cells == ([None] * 3 if not away.any() else pytest.approx(envelope.rank_correlation(away, losses)))
+        scale = np.log if name == "saturation" else np.array
+        shares = (scale(values) - scale(low)) / (scale(high) - scale(low))
+        for chosen in (~failing, failing):
+            assert next(shown).get_xdata() == pytest.approx(shares[chosen])
+    stated = json.loads((tmp_path / "out/envelope.json").read_text())
+    assert (stated["draws"], stated["failures"], stated["holds"]) == (60, failing.sum(), bool(bound >= 0.5))
+    assert (stated["samples"], stated["groups"], stated["about"]) == (48, 8, "recipe")
+    said = "each of 2 models loses at most 85 points of accuracy on images like these 48 test samples of 8 groups"
+    assert said in done.stdout
+    assert f"({failing.sum()} of 60 cameras failed): black_level -40 to 160 digital numbers of 12 bits, " in done.stdout
+    assert f"at least {np.floor(1000 * bound) / 10:g}% of the cameras" in done.stdout
+
+
+def test_tolerances_end_where_the_score_falls_too_far(trained):
+    done = call("forensics.py", f"--run={trained.run(2)}", "--analyses=tolerances", "--tolerance=20")
+    assert done.returncode == 0, done.stderr
+    found = tables.stored(trained.run(2) / "forensics/fold_0/tolerances", done.stdout)
+    values, tested = trained.values(trained.run(2)), trained.tested()
+    learned, raws, labels = network.part(values, "processor"), trained.raws[tested], trained.labels[tested]
+    rows, units = ({row["knob"]: row for row in found[name]} for name in ("distances", "tolerances"))
+
+    def score(moved, position):
+        gains = learned["white_balance"] * np.exp(position * np.array(moved))
+        return right(values, raws, labels, learned | {"white_balance": gains}).mean()
+
+    # All gains together, and two of them alone, by at most a factor of 100.
+    for knob, moved, default in (
+        ("white_balance", [1, 1, 1], 1),
+        ("white_balance.red", [1, 0, 0], learned["white_balance"][0]),
+        ("white_balance.blue", [0, 0, 1], learned["white_balance"][2]),
+    ):
+        for end, limit in (("low", -np.log(100)), ("high", np.log(100))):
+            expected = envelope.tolerated(lambda place, moved=moved: score(moved, place), limit, 0.2)
+            assert rows[knob][end] == pytest.approx(expected, abs=1e-5), (knob, end)
+            assert (rows[knob][f"{end} is the limit"] == "True") == (expected == limit)
+            assert units[knob][end] == pytest.approx(default * np.exp(expected), rel=1e-5)
+    ends = [
+        (name, end) for name, row in rows.items() for end in ("low", "high") if row[f"{end} is the limit"] == "True"
+    ]
+    assert ("white_balance", "high") in ends
+    assert len(ends) < len(rows)
