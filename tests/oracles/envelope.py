@@ -44,10 +44,11 @@ def tolerated(score, limit, tolerance):
     Of five positions, whose distances grow by equal factors from 0.02 to the limit, the first fails that has fallen too
     far. Three more divide the gap before it, and the end is on a straight line between the two on both sides.
     """
-    least, places = score(0.0) - tolerance, [0.0, *(limit * np.geomspace(0.02 / abs(limit), 1, 5))]
+    # Scores are float32: so much less is rounding.
+    least, places = score(0.0) - tolerance - 1e-6, [0.0, *(limit * np.geomspace(0.02 / abs(limit), 1, 5))]
 
     def failing(places):
-        return next((n for n, place in enumerate(places) if score(place) < least - 1e-6), None)
+        return next((n for n, place in enumerate(places) if score(place) < least), None)
 
     after = failing(places)
     if after is None:

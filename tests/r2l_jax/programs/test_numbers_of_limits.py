@@ -101,5 +101,4 @@ def test_tolerances_end_where_the_score_falls_too_far(trained):
     ends = [
         (name, end) for name, row in rows.items() for end in ("low", "high") if row[f"{end} is the limit"] == "True"
     ]
-    assert ("white_balance", "high") in ends
-    assert len(ends) < len(rows)
+    assert 0 < len(ends) < len(rows)
