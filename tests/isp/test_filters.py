@@ -171,7 +171,7 @@ def nlm_by_numpy(rgb, strength, patch_size, patch_distance, centered):
 
 @pytest.mark.shows("isp.denoise.nlm_denoising(patch_size, patch_distance)", "isp.stages.nlm_denoising(patch_size)")
 @pytest.mark.parametrize("images", [IMAGES, SMALLER_THAN_WINDOWS], ids=["images", "small"])
-@pytest.mark.parametrize("settings", variants.quick(2, [(3, 2, False), (3, 2, True), (5, 3, False)]))
+@pytest.mark.parametrize("settings", variants.quick(2, [(5, 3, False), (3, 2, True), (3, 2, False)]))
 def test_nlm_denoising_agrees_with_numpy(images, settings):
     patch_size, patch_distance, centered = settings
     expected = np.stack([nlm_by_numpy(rgb, 0.1, *settings) for rgb in images])

@@ -11,7 +11,7 @@ import pytest
 import r2l_jax.controls
 import r2l_jax.maite
 from r2l_jax.cli import flags, stop
-from r2l_jax.errors import InputError, naming_flags, spelled, warn
+from r2l_jax.errors import InputError, naming_flags, one_line, printable, spelled, warn
 
 SOURCES = pathlib.Path(r2l_jax.__file__).parent
 
@@ -118,3 +118,8 @@ def test_a_stopped_program_names_its_command_and_a_stopped_call_itself():
     assert str(stopped) == "stopped after step 3; the same call resumes there"
     with naming_flags():
         assert str(stopped) == "stopped after step 3; the same command resumes there"
+
+
+def test_control_characters_which_could_hide_text_are_escaped():
+    assert one_line("über\tfile \x1b[2K\n50% done") == "über file \\x1b[2K 50% done"
+    assert printable("a\u202eb") == "a\\u202eb"

@@ -207,6 +207,10 @@ def test_a_p_value_is_that_of_students_t_whatever_the_number_of_groups():
         assert statistics.p_value(np.array([drops]), "model") == 1
 
 
+def test_the_least_p_value_is_1e_12():
+    assert statistics.p_value(np.full((1, 1000), 0.9), "model") == 1e-12
+
+
 @pytest.mark.parametrize("shift", [0.01, -0.01])
 def test_a_p_value_about_the_recipe_is_five_percent_where_the_interval_ends_at_zero(shift):
     drops = np.random.default_rng(1).normal(0, 0.3, (4, 50)) + np.array([[0.1], [0.2], [-0.1], [0.05]])

@@ -56,7 +56,7 @@ def test_model_json_describes_the_model_and_its_files(model, exported):
         [*model.classes],
         {"name": "accuracy", "value": model.score, "samples": "validation"},
     )
-    assert about["raw"]["pattern"] == "RGGB"
+    assert (about["raw"]["pattern"], about["raw"]["range"]) == ("RGGB", [0, 1])
     assert "white_level" not in about["raw"]
     fold = dataclasses.replace(model.folds[0], about=msgspec.structs.replace(model.about, white_level=1023.0))
     assert described(Run([fold]), {})["raw"]["white_level"] == 1023

@@ -346,6 +346,15 @@ def test_labeled_images_are_of_different_scenes_that_are_not_measured(config, tm
     assert len(set(under.unlabeled // 2)) == 20
 
 
+def test_other_data_must_be_for_the_task_of_the_run(config, fold, tmp_path, monkeypatch):
+    masks = dataclasses.replace(DATASET, task="segmentation")
+    monkeypatch.setattr(drifts.folder, "load", lambda *given, **_: masks)
+    config = replace(config, exposures=(), pipelines=(), drifted_data_dir=str(tmp_path))
+    said = "is for segmentation, and the run for classification: it must have a sub-folder of raw files for each class"
+    with pytest.raises(InputError, match=said):
+        drifts.drifted(config, fold, *config.drifts)
+
+
 def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, monkeypatch):
     others = dataclasses.replace(DATASET, names=tuple(f"other {name}" for name in DATASET.names))
     monkeypatch.setattr(drifts.folder, "load", lambda *given, **_: others)

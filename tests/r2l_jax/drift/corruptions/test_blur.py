@@ -42,6 +42,17 @@ def test_motion_blur_moves_each_image_within_45_degrees_of_the_horizontal():
     assert np.ptp(np.degrees(np.arctan2(down, abs(right)))) > 60
 
 
+def test_motion_blur_smears_a_pixel_over_as_many_as_stated():
+    """One key draws the same direction at each severity."""
+    spot = np.zeros((1, 41, 41, 3), np.float32)
+    spot[:, 20, 20] = 1
+    smeared = [np.asarray(motion_blur(spot, KEY, severity))[0, ..., 0] for severity in SEVERITIES]
+    reach = [np.hypot(*(np.argwhere(each) - 20).T).max() for each in smeared]
+    # The farthest weight lies between up to four pixels.
+    assert reach == pytest.approx([12, 12, 12, 16, 18], abs=1.5)
+    assert reach[0] == reach[1] == reach[2]
+
+
 def test_pixels_are_replaced_as_by_the_published_loop():
     moves = np.random.default_rng(0).integers(-1, 1, (*IMAGE.shape[:2], 2))
     expected = IMAGE.copy()
