@@ -29,7 +29,7 @@ def taken(raws, camera):
 )
 def test_an_envelope_counts_the_cameras_that_fail(trained, tmp_path, drawn):
     (tmp_path / "limits.json").write_text(json.dumps(LIMITS))
-    flags = (f"--envelope={tmp_path}/limits.json", "--proposals=0", "--draws=60", "--tolerance=85", "--fraction=0.5")
+    flags = (f"--envelope={tmp_path}/limits.json", "--proposals=0", "--draws=40", "--tolerance=85", "--fraction=0.5")
     done = call("evaluate.py", f"--run={trained.folder}", *flags, f"--output={tmp_path}/out")
     assert done.returncode == 0, done.stderr
     found = tables.stored(tmp_path / "out", done.stdout)
@@ -44,13 +44,13 @@ def test_an_envelope_counts_the_cameras_that_fail(trained, tmp_path, drawn):
     worse = upper.argmax(1)
     losses = np.round(np.take_along_axis(lost.mean(-1), worse[:, None], 1)[:, 0], 9)  # Equal losses are ties.
     failing = upper.max(1) > 0.85
-    assert [row["camera"] for row in found["cameras"]] == [*range(60)]
+    assert [row["camera"] for row in found["cameras"]] == [*range(40)]
     assert [row["loss"] for row in found["cameras"]] == pytest.approx(losses, abs=1e-9)
     assert [row["upper limit"] for row in found["cameras"]] == pytest.approx(upper.max(1), abs=1e-9)
     assert [row["fails"] == "True" for row in found["cameras"]] == failing.tolist()
-    bound = envelope.fraction_bound(failing.sum(), 60, 0.01)
+    bound = envelope.fraction_bound(failing.sum(), 40, 0.01)
     (row,) = found["tests"]
-    assert (row["limits"], row["cameras"], row["failures"]) == ("given", 60, failing.sum())
+    assert (row["limits"], row["cameras"], row["failures"]) == ("given", 40, failing.sum())
     assert row["fraction at least"] == pytest.approx(bound, abs=1e-9)
     shown = iter(drawn["A dot for each camera, within the limits"].lines)
     for row, (name, (low, high)), neutral in zip(found["limits"], LIMITS.items(), (0, 1), strict=True):
@@ -67,12 +67,19 @@ def test_an_envelope_counts_the_cameras_that_fail(trained, tmp_path, drawn):
         for chosen in (~failing, failing):
             assert next(shown).get_xdata() == pytest.approx(shares[chosen])
     stated = json.loads((tmp_path / "out/envelope.json").read_text())
-    assert (stated["draws"], stated["failures"], stated["holds"]) == (60, failing.sum(), bool(bound >= 0.5))
+    assert (stated["draws"], stated["failures"], stated["holds"]) == (40, failing.sum(), bool(bound >= 0.5))
     assert (stated["samples"], stated["groups"], stated["about"]) == (48, 8, "recipe")
-    said = "each of 2 models loses at most 85 points of accuracy on images like these 48 test samples of 8 groups"
+    # If the limits do not hold, the loss is stated that half of the cameras are shown to stay below.
+    most = max(count for count in range(40) if envelope.fraction_bound(count, 40, 0.01) >= 0.5)
+    loss_shown = np.sort(upper.max(1))[-1 - most]
+    assert stated["loss_shown"] == pytest.approx(loss_shown, abs=1e-9)
+    points, share = (85, bound) if bound >= 0.5 else (np.ceil(1000 * loss_shown - 1e-6) / 10, 0.5)
+    said = (
+        f"each of 2 models loses at most {points:g} points of accuracy on images like these 48 test samples of 8 groups"
+    )
     assert said in done.stdout
-    assert f"({failing.sum()} of 60 cameras failed): black_level -40 to 160 digital numbers of 12 bits, " in done.stdout
-    assert f"at least {np.floor(1000 * bound) / 10:g}% of the cameras" in done.stdout
+    assert f"at least {np.floor(1000 * share + 1e-6) / 10:g}% of the cameras" in done.stdout
+    assert f"({failing.sum()} of 40 cameras failed): black_level -40 to 160 digital numbers of 12 bits, " in done.stdout
 
 
 def test_tolerances_end_where_the_score_falls_too_far(trained):
@@ -98,7 +105,5 @@ def test_tolerances_end_where_the_score_falls_too_far(trained):
             assert rows[knob][end] == pytest.approx(expected, abs=1e-5), (knob, end)
             assert (rows[knob][f"{end} is the limit"] == "True") == (expected == limit)
             assert units[knob][end] == pytest.approx(default * np.exp(expected), rel=1e-5)
-    ends = [
-        (name, end) for name, row in rows.items() for end in ("low", "high") if row[f"{end} is the limit"] == "True"
-    ]
-    assert 0 < len(ends) < len(rows)
+    at_limit = [row[f"{end} is the limit"] for row in rows.values() for end in ("low", "high")]
+    assert {*at_limit} == {"True", "False"}
