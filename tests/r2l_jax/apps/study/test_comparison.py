@@ -146,6 +146,10 @@ def test_the_published_drops_have_the_stated_ratio(task, ratio, without, worst, 
         CORRUPTIONS_OF_THE_STUDY,
     )
     scores = published(task)
+    of_task = PUBLISHED[{"classification": "microscopy", "segmentation": "drone_segmentation"}[task]]
+    # The identity is the run's clean images, read off another figure to two digits.
+    clean = np.array(of_task["corruption"])[:, 0]
+    np.testing.assert_allclose(clean, np.diag(of_task["processing_drift"]), atol=0.0101)
     place, of_worst = expected.worst_pipeline(scores[0])
     found = [np.exp(expected.log_ratio(*scores, left_out)[0]) for left_out in (None, place)]
     assert found == pytest.approx([ratio, without], abs=0.1)
