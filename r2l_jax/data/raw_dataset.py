@@ -45,7 +45,7 @@ class RawDataset:
         groups: the group of each sample, any values, kept as numbers from 0: samples of one group depend on each other,
             such as the cells of a patient, the tiles of a frame, or a scene at several intensities. None if all samples
             are independent.
-        group_names: the names of the groups by their numbers; by default, the values given as `groups`.
+        group_names: the names of the groups, if `groups` are their places in it; by default, the groups themselves.
         in_parts: whether raw images are parts of frames, which `read` returns with the frame's summary.
         cameras: several cameras by name, if samples are converted to the first of them, `camera`.
         colors: the colors of the classes in pictures, such as "#ff8000"; empty for the default colors.
@@ -72,16 +72,17 @@ class RawDataset:
 
     def __post_init__(self):
         if self.groups is None:
+            object.__setattr__(self, "group_names", ())
             return
         if len(self.groups) != len(self.labels):
             raise InputError(
                 f"{self.name}: groups must have one for each of {len(self)} samples, got {len(self.groups)}"
             )
-        values = [self.group_names[number] for number in self.groups] if self.group_names else list(self.groups)
-        numbers = numbered(values)
-        depend = numbers.max(initial=0) + 1 < len(self)
+        numbers, distinct = numbered(list(self.groups)), dict.fromkeys(self.groups)
+        names = tuple(self.group_names[each] if self.group_names else str(each) for each in distinct)
+        depend = len(distinct) < len(self)
         object.__setattr__(self, "groups", numbers if depend else None)
-        object.__setattr__(self, "group_names", tuple(map(str, dict.fromkeys(values))) if depend else ())
+        object.__setattr__(self, "group_names", names if depend else ())
 
     def __repr__(self) -> str:
         groups = "" if self.groups is None else f" of {self.groups.max() + 1} groups"

@@ -29,6 +29,7 @@ from r2l_jax.data.files.known_camera import KnownCamera, common_camera, read_cam
 from r2l_jax.data.files.masks import Pair, read_frame
 from r2l_jax.data.files.pictures import read_mask
 from r2l_jax.data.files.tiff import read_stored
+from r2l_jax.data.groups import numbered
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.devices.hosts import on_first_process
 from r2l_jax.errors import InputError, collected_warnings, warn_once
@@ -80,6 +81,7 @@ def cut(parent: pathlib.Path, pairs: Sequence[Pair], camera: KnownCamera, tiling
 def joined(name: str, tiled: Sequence[Tiles], tiling: Tiling) -> RawDataset:
     """Returns the tiles of some folders, with the first one's camera. The tiles of a frame are a group."""
     places = [(each.folder, tile) for each in tiled for tile in each.names]
+    frames = [(folder, frame_of(tile)) for folder, tile in places]
     return stored_set(
         [folder / "images" / f"{tile}.tiff" for folder, tile in places],
         [folder / "masks" / f"{tile}.png" for folder, tile in places] if tiling.segmentation else [],
@@ -92,7 +94,8 @@ def joined(name: str, tiled: Sequence[Tiles], tiling: Tiling) -> RawDataset:
         camera=tiled[0].camera,
         names=tuple(tile for _, tile in places),
         labels=np.array([label for each in tiled for label in each.labels], np.int32),
-        groups=[frame_of(tile) for _, tile in places],
+        groups=numbered(frames),
+        group_names=tuple(name for _, name in dict.fromkeys(frames)),
     )
 
 

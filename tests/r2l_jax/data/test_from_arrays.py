@@ -162,6 +162,7 @@ def test_groups_to_test_on_are_chosen_by_name():
     some = [11, 10, 7, 6]
     fewer = dataclasses.replace(dataset, labels=dataset.labels[some], groups=dataset.groups[some])
     assert (fewer.groups.tolist(), fewer.group_names) == ([0, 0, 1, 1], ("1", "7"))
+    assert dataclasses.replace(dataset, groups=None).group_names == ()
 
 
 @pytest.mark.parametrize(
