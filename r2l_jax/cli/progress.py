@@ -43,7 +43,7 @@ _before = ""
 
 @contextlib.contextmanager
 def part(name: str, number: int, count: int) -> Iterator[None]:
-    """Begins the titles of the block's bars with a part of the work, if there are several: its name, and its number."""
+    """Begins the titles of the block's bars with a part of the work and its number, unless it is the only part."""
     global _before
     earlier = _before
     if count > 1:

@@ -43,8 +43,9 @@ def photon_transfer(darks, flats, good):
     """A sensor's numbers from dark frames `(N, H, W)` and flat frames `(E, N, H, W)`, both in digital numbers.
 
     After EMVA Standard 1288, release 4.0, from the good sites `(H, W)` of one color: the black level; the mean and the
-    variance of the light of each exposure; the electrons per digital number, the reciprocal of the variance's slope;
-    and, in electrons, the read noise without that of rounding, and the spread of the dark means without that of noise.
+    variance of the light of each exposure; the electrons per digital number, which is the reciprocal of the variance's
+    slope; the read noise in electrons, after subtracting the variance of rounding; and the standard deviation of the
+    mean dark frame in electrons, after subtracting the variance of the read noise.
     """
     dark, light = darks.mean(0), flats.mean(1) - darks.mean(0)
     noise = darks.var(0, ddof=1)[good].mean()

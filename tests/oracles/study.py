@@ -10,8 +10,8 @@ from oracles import scores
 def by_group(folder):
     """For each case, a number for each group of the samples of all folds, whose mean is the score.
 
-    A class is right or not; a mask has its intersection over union with the object, and 1 if there is none in either. A
-    sample on which several splits validate counts once.
+    The number of a class is 1 if it is right, else 0. That of a mask is its intersection over union with the object, or
+    1 if both are empty. A sample on which several splits validate counts once.
     """
     outcomes, samples, groups = {}, [], []
     with safetensors.safe_open(folder / "outcomes.safetensors", "numpy") as file:

@@ -164,9 +164,9 @@ def _by_group(outcomes: Outcomes, places: Any = slice(None)) -> np.ndarray:
 
 
 def _interval(by_group: np.ndarray, bounds: tuple[float, float], changes: Sequence[float] = (0.0, 0.0)) -> Interval:
-    """Estimates a mean over groups under drawn drifts, of which each changes it; the interval covers both.
+    """Estimates a mean over groups, shifted by the mean change of drawn drifts; its interval covers groups and drifts.
 
-    One group does not tell how much groups differ, so its interval is all that is possible.
+    A single group does not show how much groups differ, so its interval ends at the bounds.
     """
     mean, about_groups = by_group.mean() + np.mean(changes), np.inf
     if len(by_group) > 1:

@@ -39,7 +39,7 @@ def test_an_envelope_counts_the_cameras_that_fail(trained, tmp_path, drawn):
     clean = np.array([right(values, raws, labels) for values in models])
     lost = [clean - [right(values, taken(raws, camera), labels) for values in models] for camera in found["cameras"]]
     lost = scores.means_of_groups(lost, groups)
-    # Of an error of 5%, 4% are for the images, and 1% for the cameras. The worse of two seeds counts.
+    # The error of 5% is divided: 4% for the images, and 1% for the cameras. The worse of two seeds counts.
     upper = envelope.upper_limit(lost, 0.04)
     worse = upper.argmax(1)
     losses = np.round(np.take_along_axis(lost.mean(-1), worse[:, None], 1)[:, 0], 9)  # Equal losses are ties.

@@ -154,7 +154,7 @@ def test_the_filled_in_card_of_a_loaded_model_goes_with_the_same_model_unless_mo
     said = (tmp_path / "third/README.md").read_text()
     assert "John Doe" in said
     assert "Jane Doe" not in said
-    # Scores and authors of one model are not those of another.
+    # A changed model does not take over the card of the model that it was loaded as.
     (fold,) = loaded.folds
     graph, values = nnx.split(fold.model)
     other = nnx.merge(graph, jax.tree.map(lambda array: array / 2, values))

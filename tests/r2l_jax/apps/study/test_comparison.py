@@ -134,7 +134,7 @@ def test_synthesis_has_the_numbers_of_the_outcomes(compared):
 
 @pytest.mark.parametrize(
     ("task", "ratio", "without", "worst", "share"),
-    # The first numbers are those of docs/study.md.
+    # docs/study.md states these ratios.
     [
         ("classification", 10.3, 24.5, WORST, 0.62),
         ("segmentation", 3.9, 4.4, "bilinear.unsharp_masking.median_denoising", 0.19),
