@@ -41,9 +41,9 @@ def rank_correlation(distances, losses):
 def tolerated(score, limit, tolerance):
     """How far a number may move, up to a limit, before `score(position)` falls by more than the tolerance.
 
-    The score is computed at five positions, from 0.02 to the limit, each farther than the one before by the same factor.
-    Three more positions divide the gap before the first that fails. Between the last that passes and the next one, the
-    score is taken to fall on a straight line.
+    The score is computed at five positions from 0.02 to the limit, each farther by the same factor. Three more divide
+    the gap before the first that fails. From the last that passes to the next one, the score is taken to fall on a
+    straight line.
     """
     # Scores are float32, and differences below 1e-6 are rounding.
     least, places = score(0.0) - tolerance - 1e-6, [0.0, *(limit * np.geomspace(0.02 / abs(limit), 1, 5))]
