@@ -1,4 +1,5 @@
 import functools
+import math
 import shutil
 
 import numpy as np
@@ -7,6 +8,7 @@ from matplotlib.figure import Figure as Canvas
 
 from r2l_jax.cli import stop
 from r2l_jax.cli.flags import replace
+from r2l_jax.cli.progress import Bar
 from r2l_jax.cli.stop import Interrupted
 from r2l_jax.drift.forensics import forensics, sensitivity, tolerance, worst_case
 from r2l_jax.drift.forensics.config import ANALYSES, ForensicsConfig, ToleranceSettings, WorstCaseSettings
@@ -54,6 +56,10 @@ def calls(monkeypatch):
 
     def analyze(name, *_):
         calls.append(name)
+        # Logs get at most a line every half minute.
+        monkeypatch.setattr(Bar, "_latest", -math.inf)
+        with Bar(desc="search", total=1, unit="step") as bar:
+            bar.update()
         return made(1 + calls.count(name))
 
     modules = {"sensitivity": sensitivity, "tolerance": tolerance, "worst_case": worst_case}
@@ -117,7 +123,13 @@ def test_a_group_has_medians_ranges_and_dots_over_its_members(group, calls, caps
         "8 samples of 4 groups are too few to show a drop of 2 points at every end: that takes 205 of 102 groups",
         "measured on 8 validation samples, best checkpoint",
     ]
-    assert whole["worst_case"].text() in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert whole["worst_case"].text() in printed.out
+    assert printed.err.splitlines() == [
+        f"{fold} ({number} of 3), {name} ({place} of 3), search: step 1 of 1"
+        for number, fold in enumerate(names, 1)
+        for place, name in enumerate(ANALYSES, 1)
+    ]
     assert all((group / "forensics" / name / "dots.svg").exists() for name in ANALYSES)
     axes = [figure.draw(Canvas().subplots()) for figure in made]
     shown = {each.get_xlabel().split()[0]: each for each in axes}
