@@ -25,6 +25,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "d" / "compiled"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# As `flags.run` sets it where a user starts a program; tests start programs that have imported JAX before. On some
+# processors, XLA reports each function that it reads from the cache as an error: tests of stderr would see it, and a
+# program would wait once the pipe that nobody reads is full.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from jaxtyping import install_import_hook  # noqa: E402
 

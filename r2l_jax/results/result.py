@@ -25,7 +25,6 @@ from r2l_jax.results.files import (
     EVENTS,
     clear_parts,
     inside,
-    naming,
     replacing,
     write_csv,
     write_json,
@@ -409,12 +408,12 @@ def _listed(folder: pathlib.Path, content: Mapping[str, Any]) -> list[str]:
 
 def _draw(folder: pathlib.Path, figures: "Mapping[str, Figure | Image.Image]") -> list[str]:
     """Writes figures and pictures, and events of all of them, and returns the names of PNG and SVG files."""
-    from tensorboardX import SummaryWriter
+    from tensorboardX import summary
+
+    from r2l_jax.results.events import Events
 
     files = []
-    # With `purge_step=0`, TensorBoard ignores the events of earlier calls.
-    writer = SummaryWriter(str(folder), purge_step=0, filename_suffix=_EVENTS_SUFFIX)
-    with naming(folder / EVENTS), writer:
+    with Events(folder, suffix=_EVENTS_SUFFIX) as events:
         for name, figure in figures.items():
             if isinstance(figure, Figure):
                 if figure.file is not None:
@@ -426,7 +425,8 @@ def _draw(folder: pathlib.Path, figures: "Mapping[str, Figure | Image.Image]") -
             with replacing(folder / f"{name}.png") as part:
                 figure.save(part, "png")
             files.append(f"{name}.png")
-            writer.add_image(re.sub("[^A-Za-z0-9_./-]", "_", name), np.asarray(figure)[..., :3], 0, dataformats="HWC")
+            tag = re.sub("[^A-Za-z0-9_./-]", "_", name)
+            events.add(summary.image(tag, np.asarray(figure)[..., :3], dataformats="HWC"), 0)
     return files
 
 

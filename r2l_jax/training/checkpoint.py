@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import logging
 import operator
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +18,7 @@ from flax import nnx
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from r2l_jax.devices.hosts import is_first
-from r2l_jax.errors import InputError, errors_only
+from r2l_jax.errors import InputError
 from r2l_jax.training.steps import TrainState
 
 PyTree = Any
@@ -43,11 +45,16 @@ class Checkpoints(contextlib.AbstractContextManager):
         with _one_line(f"{folder} cannot be resumed; start over with `overwrite`"):
             self._manager = _manager(folder) if enabled else None
         self._clear()
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> "Checkpoints":
+        self._open.enter_context(_silent())
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
-        if self._manager is not None:
-            # A checkpoint error would hide the earlier error.
-            with contextlib.suppress(InputError) if kind else contextlib.nullcontext(), self._writing():
+        # A checkpoint error would hide the earlier error.
+        with self._open, contextlib.suppress(InputError) if kind else contextlib.nullcontext(), self._writing():
+            if self._manager is not None:
                 self._manager.close()
                 self._clear()
 
@@ -117,15 +124,35 @@ def drop_optimizer(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _one_line(message: str) -> Iterator[None]:
-    """Turns errors of Orbax and TensorStore into one line, and hides their warnings."""
+    """Turns errors of Orbax and TensorStore into one line, and hides their messages."""
     try:
-        with errors_only("absl"):
+        with _silent():
             yield
     except Exception as error:
         said = str(error) or type(error).__name__
         # TensorStore repeats the path several times before it quotes the system.
         full = [reason for reason in map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)) if reason in said]
         raise InputError(f"{message} ({[*full, *said.splitlines()][0]:.200})") from error
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Hides what Orbax and TensorStore print of the errors that they raise."""
+    logger, shown = logging.getLogger("absl"), sys.unraisablehook
+    level = logger.level
+
+    def hook(unraisable) -> None:
+        # Orbax ends at the first file that cannot be written; TensorStore then reports each other one to nobody.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            shown(unraisable)
+
+    logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        sys.unraisablehook = shown
 
 
 def _progress(state: TrainState) -> PyTree:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
 
 import isp
 from isp.parameter import MOST_ELEMENTS
@@ -26,7 +26,8 @@ from r2l_jax.model.processors import Processor
 from r2l_jax.model.tasks import Task
 from r2l_jax.results import result
 from r2l_jax.results.contact_sheet import contact_sheet
-from r2l_jax.results.files import EVENTS, clear_parts, naming, replacing
+from r2l_jax.results.events import Events
+from r2l_jax.results.files import clear_parts, replacing
 from r2l_jax.results.heat_map import heat_map
 from r2l_jax.results.result import SCORE, Column, Figure, Result, Table
 from r2l_jax.results.tables import table
@@ -49,6 +50,9 @@ FOLDER = "training"
 START = "processor_start"
 
 
+# The bins of a histogram.
+_BINS = 64
+
 # The colors of lines that are named after a channel.
 _COLORS = {"red": "#c9403a", "green": "#3f9d5a", "green_1": "#3f9d5a", "green_2": "#8cc78f", "blue": "#3f6fd1"}
 
@@ -65,11 +69,11 @@ class Tracker(contextlib.AbstractContextManager):
             # Left behind by a call that was killed.
             for pictures in (folder / "results").glob("**/"):
                 clear_parts(pictures, 0.0)
-        self._writer = SummaryWriter(str(folder), purge_step=first_epoch, write_to_disk=enabled)
+        self._events = Events(folder, first_epoch) if enabled else None
 
     def __exit__(self, *exception) -> None:
-        with naming(self._folder / EVENTS):
-            self._writer.close()
+        if self._events is not None:
+            self._events.__exit__(*exception)
 
     def epoch(self, steps: Steps, state: TrainState, row: Numbers, sums: Numbers, count: int) -> None:
         """Records the row of an epoch, the processing's parameters after it, and the means of `count` steps' sums."""
@@ -79,29 +83,29 @@ class Tracker(contextlib.AbstractContextManager):
         self.scalars({tag: row[name] for name, tag in tags.items()}, epoch)
         norms = {name: float(norm) / count for name, norm in sums["gradient_norm"].items()}
         self.processor(jax.device_get(_single(processor_of(state.model))), norms, epoch)
-        with naming(self._folder / EVENTS):
-            self._writer.flush()
+        if self._events is not None:
+            self._events.flush()
 
     def start(self, parameters: Mapping[str, Any]) -> None:
         """Records the processing's parameters before the first step."""
         few = {name: value.tolist() for name, value in _single(parameters).items() if value.size <= MOST_ELEMENTS}
-        self._writer.add_text(START, json.dumps(few), 0)
+        self._add(summary.text(START, json.dumps(few)), 0)
 
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
         """Records numbers by name."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, epoch)
+            self._add(summary.scalar(name, value), epoch)
 
     def processor(self, parameters: Mapping[str, np.ndarray], gradient_norms: Mapping[str, float], epoch: int) -> None:
         """Records the processing's parameters, by element or as a histogram, and the norm of each one's gradient."""
         for name, value in parameters.items():
             if value.size > MOST_ELEMENTS:
-                self._writer.add_histogram(f"processor/{name}", value.ravel(), epoch)
+                self._add(summary.histogram(f"processor/{name}", value.ravel(), _BINS), epoch)
                 continue
             for index, element in np.ndenumerate(value):
-                self._writer.add_scalar("/".join(["processor", name, *map(str, index)]), element, epoch)
+                self._add(summary.scalar("/".join(["processor", name, *map(str, index)]), element), epoch)
         for name, norm in gradient_norms.items():
-            self._writer.add_scalar(f"processor_gradient_norm/{name}", norm, epoch)
+            self._add(summary.scalar(f"processor_gradient_norm/{name}", norm), epoch)
 
     def images(self, group: str, images: Mapping[str, np.ndarray], epoch: int) -> None:
         """Records batches `(N, H, W, 3)` or `(N, H, W)` in [0, 1], each as a row, numbered to keep their order.
@@ -119,7 +123,7 @@ class Tracker(contextlib.AbstractContextManager):
 
     def picture(self, name: str, picture: np.ndarray, epoch: int) -> None:
         """Records a picture `(rows, cols)` or `(rows, cols, 3)` in [0, 1]."""
-        self._writer.add_image(name, picture.astype(np.float32), epoch, dataformats="HWC"[: picture.ndim])
+        self._add(summary.image(name, picture.astype(np.float32), dataformats="HWC"[: picture.ndim]), epoch)
         if self._enabled:
             with replacing(self._path(name, epoch, "png")) as part:
                 Image.fromarray(np.round(255 * picture).astype(np.uint8)).save(part, "png")
@@ -129,6 +133,10 @@ class Tracker(contextlib.AbstractContextManager):
         if self._save_tensors:
             with replacing(self._path(name, epoch, "npy")) as part, part.open("wb") as file:
                 np.save(file, tensor)
+
+    def _add(self, content: Any, epoch: int) -> None:
+        if self._events is not None:
+            self._events.add(content, epoch)
 
     def _path(self, name: str, epoch: int, suffix: str) -> pathlib.Path:
         return self._folder / "results" / f"epoch_{epoch:04d}" / f"{name}.{suffix}"

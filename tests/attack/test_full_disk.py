@@ -35,7 +35,7 @@ def check_errors(stderr):
     lines = [
         line
         for line in lines
-        if line and not re.search(r"\d%\|.*\||^epoch +\d+/\d+ |^fold \d+/\d+: step|^to test: ", line)
+        if line and not re.search(r"\d%\|.*\||^epoch +\d+/\d+ |^fold \d+/\d+: step| searches: step |^to test: ", line)
     ]
     assert lines, stderr
     assert all(FULL.search(line) for line in lines), stderr[-3000:]
