@@ -3,11 +3,12 @@
 import contextlib
 import functools
 import pathlib
+import socket
 import time
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]  # generated
+from tensorboardX.record_writer import RecordWriter
 
 from r2l_jax.results.files import EVENTS, naming
 
@@ -23,9 +24,10 @@ class Events(contextlib.AbstractContextManager):
         self._naming = functools.partial(naming, folder / EVENTS)
         with self._naming():
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = EventsWriter(str(folder / "events"), suffix)
-            self._file.write_event(Event(step=first_step, file_version="brain.Event:2"))
-            self._file.write_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+            name = EVENTS.replace("*", f"{int(time.time())}.{socket.gethostname()}{suffix}")
+            self._file = RecordWriter(str(folder / name))
+        self._write(Event(step=first_step, file_version="brain.Event:2", wall_time=time.time()))
+        self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def __exit__(self, *exception) -> None:
         with self._naming():
@@ -33,10 +35,13 @@ class Events(contextlib.AbstractContextManager):
 
     def add(self, summary: Any, step: int) -> None:
         """Writes a summary, which a function of `tensorboardX.summary` makes."""
-        with self._naming():
-            self._file.write_event(Event(summary=summary, step=step, wall_time=time.time()))
+        self._write(Event(summary=summary, step=step, wall_time=time.time()))
 
     def flush(self) -> None:
         """Writes what has been added to the disk."""
         with self._naming():
             self._file.flush()
+
+    def _write(self, event: Event) -> None:
+        with self._naming():
+            self._file.write(event.SerializeToString())
