@@ -2,8 +2,9 @@
 
 r2l card --data_dir=my_cells --license=cc-by-4.0 --creator="Jane Doe, Example Hospital"
 
-The data set is a Folder, as for train.py. Its folder gets croissant.json (Croissant 1.1), croissant.csv (the samples),
-and README.md, a card in which what nobody has said is to be filled in. A card that you have edited stays.
+The data set is a Folder, as for train.py, or a set that synthesize.py has written. Its folder gets croissant.json
+(Croissant 1.1), a Folder also croissant.csv (the samples), and README.md, a card in which what nobody has said is to be
+filled in. A card that you have edited stays.
 """
 
 import dataclasses

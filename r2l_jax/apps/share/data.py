@@ -40,12 +40,14 @@ def write(root: pathlib.Path, data: DataFolder, said: Mapping[str, str] = types.
 
 
 def of_folder(config: DataSettings) -> DataFolder:
-    """Describes the data set "Folder", whose files are all read.
+    """Describes the data set "Folder", whose files are all read, or a set of pictures, see `of_set`.
 
     Raises:
         InputError: the folder cannot be loaded, or its annotations are elsewhere.
     """
     root = pathlib.Path(config.data_dir or "")
+    if (found := result.read(root)) is not None and "acquisition" in found.metadata:
+        return of_set(root)
     source = {name: value for name, value in config.source.items() if not name.startswith("synthetic")}
     with tempfile.TemporaryDirectory() as scratch:
         dataset = folder.load(**source, tiles_dir=pathlib.Path(scratch))

@@ -199,6 +199,11 @@ def test_synthesized_sets_say_what_is_simulated(tmp_path):
     with next((tmp_path / "taken").rglob("manifest.csv")).open(newline="") as file:
         assert [row["file"] for row in rows] == [row["file"] for row in csv.DictReader(file)]
     assert [row["group"] for row in rows] == ["0", "0", "1", "1", "2", "2"]
+    (root,) = (tmp_path / "taken").glob("*/light*/*")
+    program.main(program.CardConfig(data_dir=str(root), license="mit"))
+    again = loaded(root)
+    assert (again.metadata.data_limitations, records(again, "samples")) == (dim.metadata.data_limitations, rows)
+    assert "License: mit" in (root / "README.md").read_text()
 
 
 @pytest.mark.shows("card --description --citation --collection --annotation")
