@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from r2l_jax.cli import progress as bars
 from r2l_jax.cli.flags import build, called, leaves
 from r2l_jax.config import TrainConfig
-from r2l_jax.drift.adjustment.config import AdjustmentConfig
+from r2l_jax.drift.adjustment.config import AdjustmentConfig, MethodSettings
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.monitoring.config import MonitorConfig
 from r2l_jax.drift.synthesis.config import EvaluationConfig, SynthesisConfig
@@ -174,22 +174,28 @@ def forensics(run: AnyRun, data: AnyData = None, **settings: Any) -> "dict[str, 
 def adapt(run: AnyRun, data: AnyData = None, **settings: Any) -> "Run | Result":
     """Adapts a model to drifted data, without labels or with a few.
 
-    With an array of new raw images `(N, H, W)` in [0, 1], the adapted model is returned. With a `RawDataset` of drifted
+    With an array of new raw images `(N, H, W)` in [0, 1], the adapted model is returned: its statistics are mixed with
+    those of the images, and with `method="processing"`, its processing is tuned as well. With a `RawDataset` of drifted
     samples, or with simulated drifts such as `exposures=0.5`, the result says how much of the score is recovered, and
     its `metadata["adapted"]` has the folder of the adapted run of each drift.
     """
     from r2l_jax.data.raw_dataset import RawDataset
     from r2l_jax.data.sets import datasets
-    from r2l_jax.drift.adjustment import adjustment
+    from r2l_jax.drift.adjustment import adjustment, methods
     from r2l_jax.training.run import Run, load
 
     if _is_network(run):
         raise InputError("`run` must be a run: a network alone has no processing to adapt")
     if data is not None and not isinstance(data, RawDataset | str | os.PathLike):
-        if unknown := settings.keys() - {"force"}:
+        model, method = run if isinstance(run, Run) else load(run), settings.pop("method", "statistics")
+        if method not in ("statistics", "processing"):
+            raise InputError(f"`method` must be statistics or processing without labels, got {method!r}")
+        tuning = {"parameters", "steps", "batch_size", "seed"} if method == "processing" else set[str]()
+        if unknown := settings.keys() - {"force", *tuning}:
             raise InputError(f"`{min(unknown)}` has no effect on an array of images without labels")
-        model = run if isinstance(run, Run) else load(run)
-        return model.adapted(data, **settings)
+        if method == "statistics":
+            return model.adapted(data, **settings)
+        return methods.tuned(model, data, called(MethodSettings, settings))
     place = datasets.given(data) if isinstance(data, RawDataset) else data
     drifted = {} if data is None else {"drifted_data_dir": place}
     with _opened(run, None, settings) as (uri, how):

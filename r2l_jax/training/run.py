@@ -120,11 +120,7 @@ class Run:
         `raws` are raw images `(N, H, W)` in [0, 1] of the size to predict, as diverse as the training images. They are
         processed at once; `adaptation.MOST` are plenty. `force` adapts even to unsuitable images.
         """
-        self.task.check_adapts()
-        raws = self.checked(raws)
-        if len(np.shape(raws)) != (4 if self.camera is None else 3):
-            raise InputError(f"a model needs raw images (N, H, W) to adapt to, got shape {np.shape(raws)}")
-        folds, mosaics = [], jax.tree.map(jnp.asarray, raws)
+        folds, mosaics = [], jax.tree.map(jnp.asarray, self.unlabeled(raws))
         for fold in self.folds:
             found = adapt(fold.model, mosaics, fold.task, fold.about.score, fold.clean)
             if found.refusal and not force:
@@ -132,6 +128,14 @@ class Run:
             origin = {"run": str(fold.folder), "by": found.description}
             folds.append(fold.adapted(found.model, origin, adaptation=found))
         return type(self)(folds)
+
+    def unlabeled(self, raws: Raws) -> Any:
+        """Returns raw images to adapt to in float32; raises an InputError if they, or the task, do not fit."""
+        self.task.check_adapts()
+        raws = self.checked(raws)
+        if len(np.shape(raws)) != (4 if self.camera is None else 3):
+            raise InputError(f"a model needs raw images (N, H, W) to adapt to, got shape {np.shape(raws)}")
+        return raws
 
     def write(self, folder: str | os.PathLike) -> None:
         """Writes an adapted run to a folder, which may contain all or part of the same run from an earlier call."""

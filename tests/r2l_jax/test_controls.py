@@ -183,6 +183,24 @@ def test_adapting_to_an_array_returns_a_model_that_every_control_takes(run, data
     assert found.tables["drops"].numbers("accuracy")["clean"] == pytest.approx(accuracy_of_tested(adapted, data))
 
 
+def test_the_processing_is_tuned_to_an_array_without_labels(run):
+    dark = data_of(light=0.25)
+    raws, tuning = dark.samples(np.arange(64))[0], {"method": "processing", "force": True}
+    gains, every = (r2l_jax.adapt(run, raws, steps=1, parameters=each, **tuning) for each in ("white_balance", ()))
+    longer = r2l_jax.adapt(run, raws, steps=20, **tuning)
+    kept = r2l_jax.adapt(run, raws, method="statistics", force=True)
+    before, *after = (each.pipeline.parameters() for each in (run, gains, every, longer, kept))
+    changed = [{name for name in before if (each[name] != before[name]).any()} for each in after]
+    assert changed == [{"white_balance"}, {*before} - {"debayer"}, {*before} - {"debayer"}, set()]
+    # A search starts at gains of whole stops, and its step changes them by a few percent.
+    stops = np.log2(after[0]["white_balance"] / before["white_balance"])
+    assert 1 <= np.round(stops[0]) <= 4
+    np.testing.assert_allclose(stops, np.round(stops[0]), atol=0.07)
+    assert not np.allclose(after[2]["white_balance"], after[1]["white_balance"], rtol=0.05)
+    assert [accuracy(each, dark) for each in (run, gains, longer)] == [0.5, 1, 1]
+    assert r2l_jax.evaluate(longer, dark, against="exposures", exposures=0.5).tables["drops"]
+
+
 def accuracy_of_tested(model, data):
     raws, labels = data.samples(model.folds[0].split.test)
     return float((model.predict(raws).argmax(-1) == labels).mean())
@@ -253,6 +271,16 @@ def test_pictures_of_arrays_are_written(data, tmp_path):
         (lambda run: r2l_jax.train(np.zeros((2, 4, 4))), InputError, "`data` must be a RawDataset, got n"),
         (lambda run: r2l_jax.adapt(bright, np.zeros((2, 4, 4))), InputError, "`run` must be a run: a network alone"),
         (lambda run: r2l_jax.adapt(run, np.zeros((8, 16, 16)), steps=3), InputError, "`steps` has no effect on"),
+        (
+            lambda run: r2l_jax.adapt(run, np.zeros((8, 16, 16)), method="labels"),
+            InputError,
+            "`method` must be statistics or processing ",
+        ),
+        (
+            lambda run: r2l_jax.adapt(run, np.zeros((8, 16, 16)), method="processing"),
+            InputError,
+            "cannot be adapted: the 8 images are ",
+        ),
         (lambda run: r2l_jax.monitor(run, follow=True), TypeError, "unexpected argument `follow`"),
         (lambda run: r2l_jax.monitor(run, np.zeros((16, 16), "f4")), InputError, r"`images` must be raw images \(N, H"),
         (lambda run: r2l_jax.monitor(run, np.full((8, 16, 16), 9.0)), InputError, r"expected images of floats in \[0"),

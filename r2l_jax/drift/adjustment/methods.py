@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 import isp
+from r2l_jax.cli.flags import flat
 from r2l_jax.data.groups import numbered
 from r2l_jax.drift.adjustment.config import ALL_STATISTICS, BY_FEATURES, BY_LABELS, METHODS, MethodSettings
 from r2l_jax.drift.adjustment.drifts import Drifted, free_parameters
@@ -18,6 +19,7 @@ from r2l_jax.drift.monitoring import reference
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.ranges import gains, valid_values
 from r2l_jax.drift.search.searcher import Found, Objective, Search, Searcher
+from r2l_jax.errors import InputError
 from r2l_jax.model.adaptation import Adapted, adapt, replaced
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.results.result import SCORE, Cell, Column, Table
@@ -65,63 +67,81 @@ class Tried(NamedTuple):
 
 def try_all(settings: MethodSettings, fold: Trained, under: Drifted) -> Tried:
     """Adapts a model by the baseline and by the methods that the settings name."""
-    adaptation = _Adaptation(settings, fold, under)
+    raws = under.dataset.samples(under.unlabeled)[0] if len(under.unlabeled) else np.zeros(0, np.float32)
+    adaptation = _Adaptation(settings, fold, under.model, raws)
     models, adapted, refusal, searched = {}, None, None, None
     if settings.unlabeled:
-        models[ALL_STATISTICS] = replaced(under.model, adaptation.raws, fold.task)
+        models[ALL_STATISTICS] = replaced(under.model, raws, fold.task)
         adapted = adaptation.mixed(under.pipeline)
-        refusal = None if settings.force else adapted.refusal or adaptation.unnoticed()
+        refusal = None if settings.force else adapted.refusal or _unnoticed(fold, under, raws)
         adapted = None if refusal else adapted
     for method in settings.methods:
         if method == "processing" and adapted is not None:
             adapted, searched = adaptation.by_features(adapted)
         model = under.model if adapted is None else adapted.model
         if method == "labels":
-            model, searched = adaptation.by_labels(model, goes_on=adapted is not None)
+            model, searched = adaptation.by_labels(under, model, goes_on=adapted is not None)
         models[METHODS[method]] = model
     return Tried(models, adapted and adapted.description, refusal, searched)
 
 
-class _Adaptation:
-    """Adapts a model under a drift."""
+def tuned(run: Run, raws: np.ndarray, settings: MethodSettings) -> Run:
+    """Adapts all models of a run to raw images without labels: tunes the processing, and mixes statistics.
 
-    def __init__(self, settings: MethodSettings, fold: Trained, under: Drifted):
-        self._settings, self._fold, self._under = settings, fold, under
-        self._group = free_parameters(settings.parameters, under.pipeline)
-        self.raws = under.dataset.samples(under.unlabeled)[0] if len(under.unlabeled) else np.zeros(0, np.float32)
+    Raises an InputError unless the images are a mixture of the training classes, or `settings.force` is set.
+    """
+    run.check_parameters()
+    raws, folds = run.unlabeled(raws), []
+    for fold in run.folds:
+        adaptation = _Adaptation(settings, fold, fold.model, raws)
+        mixed = adaptation.mixed(pipeline_of(fold.model))
+        if mixed.refusal and not settings.force:
+            raise InputError(f"{fold.folder} cannot be adapted: {mixed.refusal}")
+        found, _ = adaptation.by_features(mixed)
+        origin = {"run": str(fold.folder), "by": f"processing, and {found.description}", "settings": flat(settings)}
+        folds.append(fold.adapted(found.model, origin, adaptation=found))
+    return Run(folds)
+
+
+def _unnoticed(fold: Trained, under: Drifted, raws: np.ndarray) -> str | None:
+    """Returns a message if no drift is detected in the unlabeled images, else None; see `reference.unnoticed`.
+
+    Training images are compared with other training images, because a model may distinguish these from images that
+    it has never seen.
+    """
+    clean = fold.measured_indices
+    if under.dataset.fingerprint == fold.dataset.fingerprint:
+        clean = np.setdiff1d(fold.split.train, under.unlabeled)
+    new = Run([dataclasses.replace(fold, model=under.model)])
+    return reference.unnoticed(new, np.asarray(raws), lambda: reference.make(Run([fold.measuring(clean)])))
+
+
+class _Adaptation:
+    """Adapts a model to raw images without labels, or to a few with labels."""
+
+    def __init__(self, settings: MethodSettings, fold: Trained, model: RawToLogit, raws: np.ndarray):
+        self._settings, self._fold, self._model, self._raws = settings, fold, model, raws
+        self._group = free_parameters(settings.parameters, pipeline_of(model))
 
     def mixed(self, pipeline: isp.Pipeline) -> Adapted:
         """Mixes the statistics for a pipeline's images."""
-        model = self._under.model.processed_by(pipeline)
-        return adapt(model, self.raws, self._fold.task, self._fold.about.score, self._fold.clean)
-
-    def unnoticed(self) -> str | None:
-        """Returns a message if no drift is detected in the unlabeled images, else None; see `reference.unnoticed`.
-
-        Training images are compared with other training images, because a model may distinguish these from images that
-        it has never seen.
-        """
-        fold, under = self._fold, self._under
-        clean = fold.measured_indices
-        if under.dataset.fingerprint == fold.dataset.fingerprint:
-            clean = np.setdiff1d(fold.split.train, under.unlabeled)
-        new = Run([dataclasses.replace(fold, model=under.model)])
-        return reference.unnoticed(new, np.asarray(self.raws), lambda: reference.make(Run([fold.measuring(clean)])))
+        model = self._model.processed_by(pipeline)
+        return adapt(model, self._raws, self._fold.task, self._fold.about.score, self._fold.clean)
 
     def by_features(self, statistics: Adapted) -> tuple[Adapted, Searched]:
         """Searches for the processing that brings the features' statistics back to the training statistics.
 
         The searches start from the exposures with the smallest distances. Statistics are mixed again at each end.
         """
-        frozen, searcher = Frozen(self._under.model, self._fold.task), self._searcher("features", BY_FEATURES)
+        frozen, searcher = Frozen(self._model, self._fold.task), self._searcher("features", BY_FEATURES)
         # The searches get no labels.
-        samples = self.raws, np.zeros(len(self.raws), np.int32)
+        samples = self._raws, np.zeros(len(self._raws), np.int32)
         starts = self._found(searcher, frozen, STOPS, samples, 0)
         distances = searcher.losses(frozen, [one.parameters for one in starts.values()], *samples)
         nearest = sorted(np.argsort(distances, stable=True)[:_NEAREST])
         found = self._found(searcher, frozen, [STOPS[place] for place in nearest], samples, BY_FEATURES[0])
         distances = searcher.losses(frozen, [frozen.default, *(one.parameters for one in found.values())], *samples)
-        ends = [self._under.pipeline.with_values(one.parameters) for one in found.values()]
+        ends = [pipeline_of(self._model).with_values(one.parameters) for one in found.values()]
         mixed = [statistics, *map(self.mixed, ends)]
         information = [one.mutual_information for one in mixed]
         chosen = choose(distances.tolist(), information)
@@ -129,7 +149,7 @@ class _Adaptation:
         table = _ends(columns, found, zip(distances.tolist(), information, strict=True), chosen)
         return mixed[chosen], Searched("feature distance", found, table)
 
-    def by_labels(self, model: RawToLogit, goes_on: bool) -> tuple[RawToLogit, Searched]:
+    def by_labels(self, under: Drifted, model: RawToLogit, goes_on: bool) -> tuple[RawToLogit, Searched]:
         """Searches for the processing with the lowest task loss on the labeled images, if held-out labels confirm it.
 
         The search starts from the exposure with the lowest loss, and is repeated without each of a few folds of the
@@ -139,7 +159,7 @@ class _Adaptation:
         With `goes_on`, the search continues from the processing of a model that was adapted without labels. The
         statistics are kept, since mixing them again after the search cost accuracy on average.
         """
-        under, task, labeled = self._under, self._fold.task, self._under.labeled
+        task, labeled = self._fold.task, under.labeled
         frozen, stops = Frozen(model, task), STOPS[: 1 if goes_on else _BY_LABELS_ALONE]
         searcher, samples = self._searcher("task", BY_LABELS), under.dataset.samples(labeled)
 
