@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import isp as oracle
 
 from isp import cfa, color
 
@@ -47,9 +48,10 @@ def test_hsv_has_finite_gradients_everywhere(function):
         assert np.isfinite(jacobians(image)).all()
 
 
+@pytest.mark.shows("isp.color.balance_mosaic(pattern, clip)")
 @pytest.mark.parametrize("pattern", ["GBRG", "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"])
 def test_a_balanced_mosaic_is_the_mosaic_of_the_balanced_image(pattern):
-    expected = cfa.mosaic(color.white_balance(RGB, GAINS), pattern)
+    expected = oracle.mosaic(RAISED, pattern)
     raw = cfa.mosaic(RGB, pattern)
     np.testing.assert_array_equal(color.balance_mosaic(raw, pattern=pattern, gains=GAINS), expected)
     np.testing.assert_array_equal(
@@ -64,13 +66,16 @@ def test_saturated_pixels_become_white_at_the_least_gain(mode):
     np.testing.assert_array_equal(color.highlights(saturated, gains, mode), gains.min())
 
 
-def test_desaturate_fades_with_the_fullest_channel():
+@pytest.mark.shows("isp.color.highlights(mode, start)")
+@pytest.mark.parametrize("start", [0.8, 0.3])
+def test_desaturate_fades_with_the_fullest_channel(start):
     levels = RGB.max(-1, keepdims=True).astype(np.float64)
-    rise = np.clip((levels - 0.8) / 0.2, 0, 1)
+    rise = np.clip((levels - start) / (1 - start), 0, 1)
     fade = rise**2 * (3 - 2 * rise)
     clipped = np.minimum(RAISED, 1)
     np.testing.assert_array_equal(color.highlights(RAISED, GAINS), clipped)
-    np.testing.assert_allclose(color.highlights(RAISED, GAINS, "desaturate"), clipped + fade * (1 - clipped), atol=1e-6)
+    faded = color.highlights(RAISED, GAINS, "desaturate", **{"start": start} if start != 0.8 else {})
+    np.testing.assert_allclose(faded, clipped + fade * (1 - clipped), atol=1e-6)
 
 
 def test_lab_agrees_with_skimage():

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import variants
+from oracles import isp as oracle
 from scipy import ndimage
 
 from isp import cfa, demosaic
@@ -41,7 +42,8 @@ def scenes():
     return np.stack([np.round(0.9 * 4096 * plane) / 4096 for plane in planes]).astype(np.float32)
 
 
-@pytest.mark.shows("isp.demosaic.malvar2004(pattern)", "isp.stages.malvar2004(pattern)")
+@pytest.mark.shows("isp.demosaic.bilinear(pattern)", "isp.demosaic.malvar2004(pattern)")
+@pytest.mark.shows("isp.demosaic.menon2007(pattern, refine)")
 @pytest.mark.parametrize("case", variants.quick(13, CASES))
 def test_agrees_with_the_reference_borders_included(case):
     (method, pattern), raw = case, scenes()
@@ -65,3 +67,22 @@ def test_a_mirrored_border_keeps_colors_in_place(pattern):
     expected = [ndimage.correlate(planes[..., c], demosaic.BILINEAR_KERNEL[c, c], mode="mirror") for c in range(3)]
     result = demosaic.interpolate(cfa.spread(RAW, pattern), jnp.array(demosaic.BILINEAR_KERNEL))
     np.testing.assert_allclose(result, np.stack(expected, -1), atol=1e-6)
+
+
+@pytest.mark.shows("isp.demosaic.malvar2004(border)")
+@pytest.mark.parametrize(("border", "mode"), [("mirror", "mirror"), ("zero", "constant")])
+def test_sites_beyond_the_border_are_mirrored_or_zero(border, mode):
+    expected = oracle.malvar2004(RAW.astype(np.float64), "GBRG", mode)
+    np.testing.assert_allclose(demosaic.malvar2004(RAW, "GBRG", border), expected, atol=1e-6)
+
+
+@pytest.mark.shows("isp.demosaic.normalized(pattern, weights)")
+@pytest.mark.parametrize("pattern", ["GRBG", "RRGG/RRGG/GGBB/GGBB"])
+def test_normalized_takes_the_weighted_mean_of_each_color(pattern):
+    """With weights that differ by color and direction; without weights, they fall linearly from the center."""
+    weights = np.random.default_rng(2).uniform(0.1, 1, (3, 7, 7)).astype(np.float32)
+    reach = 4 if "/" in pattern else 2
+    slope = reach - abs(np.arange(1 - reach, reach))
+    for given, kernels in ((weights, weights), (None, [np.outer(slope, slope)] * 3)):
+        expected = oracle.normalized(RAW.astype(np.float64), kernels, pattern)
+        np.testing.assert_allclose(demosaic.normalized(RAW, given, pattern=pattern), expected, rtol=1e-5)

@@ -60,32 +60,46 @@ def test_refuses():
             function(**{"rgb": BATCH} | settings)
 
 
+@pytest.mark.shows("isp.sharpen.sharpening_filter(kernel)", "isp.sharpen.unsharp_masking(radius, amount, size)")
+@pytest.mark.shows("isp.sharpen.unsharp_masking_vertical(radius, amount, size)")
 @pytest.mark.parametrize("images", [IMAGES, SMALLER_THAN_WINDOWS], ids=["images", "small"])
 def test_sharpening_agrees_with_scipy_and_skimage(images):
     from skimage.filters import unsharp_mask
 
-    expected = by_yuv(images, lambda luma: ndimage.convolve(luma, sharpen.SHARPENING_KERNEL, mode="constant"))
+    expected = by_yuv(images, lambda luma: ndimage.correlate(luma, sharpen.SHARPENING_KERNEL, mode="constant"))
     np.testing.assert_allclose(sharpen.sharpening_filter(images), expected, atol=2e-6)
+    kernel = RNG.normal(size=(3, 3)).astype(np.float32)
+    expected = by_yuv(images, lambda luma: ndimage.correlate(luma, kernel, mode="constant"))
+    np.testing.assert_allclose(sharpen.sharpening_filter(images, kernel), expected, atol=5e-6)
     for radius, amount in ((0.4, 2.5), (2, -0.5)):
         expected = by_yuv(images, lambda luma, r=radius, a=amount: unsharp_mask(luma, r, a, preserve_range=True))
         np.testing.assert_allclose(sharpen.unsharp_masking(images, radius, amount), expected, atol=1e-6)
     expected = by_yuv(images, lambda luma: luma + 2.5 * (luma - ndimage.gaussian_filter1d(luma, 0.4, axis=0)))
     np.testing.assert_allclose(sharpen.unsharp_masking_vertical(images, 0.4, 2.5), expected, atol=1e-6)
+    # Windows that are narrower than by default.
+    cut = {"sigma": 1.5, "radius": 2}
+    expected = by_yuv(images, lambda luma: luma + 0.7 * (luma - ndimage.gaussian_filter(luma, **cut)))
+    np.testing.assert_allclose(sharpen.unsharp_masking(images, 1.5, 0.7, 5), expected, atol=1e-6)
+    expected = by_yuv(images, lambda luma: luma + 0.7 * (luma - ndimage.gaussian_filter1d(luma, **cut, axis=0)))
+    np.testing.assert_allclose(sharpen.unsharp_masking_vertical(images, 1.5, 0.7, 5), expected, atol=1e-6)
 
 
+@pytest.mark.shows("isp.denoise.gaussian_denoising(sigma, size)", "isp.denoise.chroma_denoising(sigma, size)")
+@pytest.mark.parametrize("size", [None, 5])
 @pytest.mark.parametrize("sigma", [0.5, 2])
-def test_gaussian_and_chroma_denoising_agree_with_scipy(sigma):
+def test_gaussian_and_chroma_denoising_agree_with_scipy(sigma, size):
     images = IMAGES if sigma == 0.5 else SMALLER_THAN_WINDOWS
 
     def smooth(plane):
-        return ndimage.gaussian_filter(plane, sigma)
+        return ndimage.gaussian_filter(plane, sigma, radius=size and size // 2)
 
-    np.testing.assert_allclose(denoise.gaussian_denoising(images, sigma), by_yuv(images, smooth), atol=1e-6)
-    result = denoise.chroma_denoising(images, sigma)
+    np.testing.assert_allclose(denoise.gaussian_denoising(images, sigma, size), by_yuv(images, smooth), atol=1e-6)
+    result = denoise.chroma_denoising(images, sigma, size)
     np.testing.assert_allclose(result, by_yuv(images, of_chroma=smooth), atol=2e-6)
     np.testing.assert_allclose(color.luma(result), color.luma(images), atol=1e-6)
 
 
+@pytest.mark.shows("isp.denoise.median_denoising(size)")
 @pytest.mark.parametrize("size", variants.quick(2, [3, 5, 7, 1]))
 def test_median_denoising_agrees_with_scipy(size):
     for images in (IMAGES, SMALLER_THAN_WINDOWS) if size != 7 else (IMAGES,):
@@ -103,6 +117,7 @@ def test_pixels_that_tie_for_the_median_share_its_gradient(size):
     assert gradient(levels).sum() == pytest.approx(levels[..., 0].size, rel=1e-5)
 
 
+@pytest.mark.shows("isp.denoise.fft_denoising(keep_fraction)")
 @pytest.mark.parametrize(("width", "keep_fraction"), [(1, 0.3), (10, 0.3), (10, 0.8), (13, 0), (13, 0.45)])
 def test_fft_denoising_agrees_with_numpy(width, keep_fraction):
     rgb = RNG.normal(size=(2, 4, width, 3)).astype(np.float32)
@@ -115,27 +130,42 @@ def test_fft_denoising_agrees_with_numpy(width, keep_fraction):
     np.testing.assert_allclose(soft, expected, atol=1e-9)
 
 
+@pytest.mark.shows("isp.denoise.fft_denoising(softness)")
+@pytest.mark.parametrize("softness", [1.5, 4.0])
+def test_a_soft_cut_keeps_frequencies_by_a_raised_cosine(softness):
+    """From the last kept bin on, the gain falls within so many bins, and rises again from the last removed one on."""
+    rgb = RNG.normal(size=(4, 10, 3))
+    kept, removed = (
+        (1 + np.cos(np.pi * np.clip((np.arange(1, 11) - edge) / softness, 0, 1))) / 2 for edge in (3.2, 6.8)
+    )
+    gains = 1 - removed * (1 - kept)
+    expected = np.fft.ifft(np.fft.fft(rgb, axis=-2) * gains[:, None], axis=-2).real
+    np.testing.assert_allclose(denoise.fft_denoising(rgb.astype(np.float32), 0.32, softness), expected, atol=2e-6)
+
+
+@pytest.mark.shows("isp.denoise.bilateral(sigma_spatial, sigma_color, size, bins)")
 @pytest.mark.parametrize(
-    ("images", "sigma_spatial", "sigma_color"),
-    [(IMAGES, 0.6, None), (IMAGES, 1.0, 0.1), (SMALLER_THAN_WINDOWS, 0.6, None)],
-    ids=["own spread", "given", "small"],
+    ("images", "sigma_spatial", "sigma_color", "size"),
+    [(IMAGES, 0.6, None, None), (IMAGES, 1.0, 0.1, None), (IMAGES, 1.0, 0.1, 3), (SMALLER_THAN_WINDOWS, 0.6, None, None)],
+    ids=["own spread", "given", "narrow", "small"],
 )
-def test_bilateral_agrees_with_skimage(images, sigma_spatial, sigma_color):
+def test_bilateral_agrees_with_skimage(images, sigma_spatial, sigma_color, size):
     from skimage.restoration import denoise_bilateral
 
     def by_skimage(bins):
         settings = {"sigma_color": sigma_color, "sigma_spatial": sigma_spatial, "bins": bins, "channel_axis": -1}
-        return np.stack([denoise_bilateral(rgb, None, **settings) for rgb in images.astype(np.float64)])
+        return np.stack([denoise_bilateral(rgb, size, **settings) for rgb in images.astype(np.float64)])
 
-    result = denoise.bilateral(images, sigma_spatial, sigma_color)
+    result = denoise.bilateral(images, sigma_spatial, sigma_color, size)
     np.testing.assert_allclose(result, by_skimage(3_000_000), atol=1e-5)
     if images is SMALLER_THAN_WINDOWS:
         return
     with jax.enable_x64(True):
-        rounded = denoise.bilateral(jnp.array(images, jnp.float64), sigma_spatial, sigma_color, bins=10_000)
+        rounded = denoise.bilateral(jnp.array(images, jnp.float64), sigma_spatial, sigma_color, size, bins=10_000)
     np.testing.assert_allclose(rounded, by_skimage(10_000), atol=1e-12)
 
 
+@pytest.mark.shows("isp.denoise.bilateral(centered)")
 def test_a_centered_bilateral_filter_of_all_colors_is_a_gaussian():
     taps = np.exp(-(np.arange(-2, 3) ** 2) / 2 / 0.8**2)
     kernel = np.outer(taps, taps) / taps.sum() ** 2
@@ -169,15 +199,15 @@ def nlm_by_numpy(rgb, strength, patch_size, patch_distance, centered):
     return (averaged / total)[margin:-margin, margin:-margin]
 
 
-@pytest.mark.shows("isp.denoise.nlm_denoising(patch_size, patch_distance)", "isp.stages.nlm_denoising(patch_size)")
+@pytest.mark.shows("isp.denoise.nlm_denoising(strength, patch_size, patch_distance, centered)")
 @pytest.mark.parametrize("images", [IMAGES, SMALLER_THAN_WINDOWS], ids=["images", "small"])
 @pytest.mark.parametrize("settings", variants.quick(2, [(5, 3, False), (3, 2, True), (3, 2, False)]))
 def test_nlm_denoising_agrees_with_numpy(images, settings):
     patch_size, patch_distance, centered = settings
-    expected = np.stack([nlm_by_numpy(rgb, 0.1, *settings) for rgb in images])
+    expected = np.stack([nlm_by_numpy(rgb, 0.25, *settings) for rgb in images])
     with jax.enable_x64(True):
         rgb = jnp.array(images, jnp.float64)
-        result = denoise.nlm_denoising(rgb, 0.1, patch_size, patch_distance, centered=centered)
+        result = denoise.nlm_denoising(rgb, 0.25, patch_size, patch_distance, centered=centered)
     np.testing.assert_allclose(result, expected, atol=1e-12)
 
 
@@ -201,6 +231,7 @@ def test_total_variation_takes_a_batch_of_one_image(method):
     np.testing.assert_allclose(method(RANDOM[None], 0.5)[0], method(RANDOM, 0.5), atol=1e-6)
 
 
+@pytest.mark.shows("isp.denoise.tv_chambolle(weight)", "isp.denoise.tv_bregman(weight, isotropic)")
 @pytest.mark.parametrize("dtype", variants.quick(1, [np.float64, np.float32]))
 @pytest.mark.parametrize(
     ("method", "settings"), [("chambolle", {}), ("bregman", {}), ("bregman", {"isotropic": False})]
@@ -217,3 +248,17 @@ def test_total_variation_agrees_with_scikit_image(method, settings, dtype):
                 expected = reference(rgb, weight, eps=eps, channel_axis=-1, **settings)
                 scale = max(1, np.abs(expected).max()) * (1e-12 if dtype == np.float64 else 2e-6)
                 np.testing.assert_allclose(result, expected, atol=scale, rtol=0)
+
+
+@pytest.mark.shows("isp.denoise.tv_chambolle(eps, max_iterations)", "isp.denoise.tv_bregman(eps, max_iterations)")
+@pytest.mark.parametrize(("eps", "iterations"), [(0.05, 100), (1e-6, 3)])
+@pytest.mark.parametrize(("method", "weight"), [("chambolle", 0.1), ("bregman", 5.0)])
+def test_total_variation_stops_where_scikit_image_does(method, weight, eps, iterations):
+    from skimage import restoration
+
+    reference = getattr(restoration, f"denoise_tv_{method}")
+    rgb = RANDOM.astype(np.float64)
+    expected = reference(rgb, weight, eps=eps, max_num_iter=iterations, channel_axis=-1)
+    with jax.enable_x64(True):
+        result = getattr(denoise, f"tv_{method}")(rgb, weight, eps, iterations)
+    np.testing.assert_allclose(result, expected, atol=1e-12)

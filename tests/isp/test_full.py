@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import isp as oracle
 
 import isp
 
@@ -52,6 +53,20 @@ def test_saturated_parts_stay_white_behind_a_metering_that_darkens(make, pattern
     balanced, expected = stages["auto_white_balance"], elsewhere["auto_white_balance"]
     np.testing.assert_allclose(balanced[:9], expected[:9], rtol=1e-5)
     np.testing.assert_allclose(balanced[:, 39:], expected[:, 39:], rtol=1e-5)
+
+
+@pytest.mark.shows("isp.full.full(half_size)", "isp.published.parametrized(half_size)")
+@pytest.mark.parametrize("make", [isp.full, isp.parametrized])
+def test_half_the_size_turns_each_tile_into_a_pixel_and_has_the_other_stages(make):
+    camera = dataclasses.replace(CAMERA, pattern="GBRG", black_level=(0.02, 0.04, 0.06, 0.08))
+    whole, (rgb, images) = make(camera).stage_names, make(camera, half_size=True).trace(RAW)
+    assert tuple(images) == whole
+    assert rgb.shape == (2, 12, 16, 3)
+    before = images.get("white_balance", RAW - oracle.black_levels(camera.black_level, 24, 32))
+    np.testing.assert_allclose(images["demosaic"], oracle.binned(np.float64(before), "GBRG"), atol=1e-6)
+    gains = 1 if "white_balance" in whole else camera.white_balance
+    expected = images["demosaic"] * np.array(gains) @ np.transpose(camera.color_matrix)
+    np.testing.assert_allclose(images["color_correct"], expected, atol=2e-6)
 
 
 def test_metering_does_not_turn_noise_into_defects():

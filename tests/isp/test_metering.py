@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import isp as oracle
+from scipy import ndimage
 
 import isp
 from isp import cfa, metering
@@ -31,9 +33,14 @@ def zone_means(raw):
     return np.stack([sites[..., 0], sites[..., 1:3].mean(-1), sites[..., 3]], -1)
 
 
+def minkowski(values, power):
+    return (values**power).mean(1) ** (1 / power)
+
+
+@pytest.mark.shows("isp.metering.levels(power)")
 @pytest.mark.parametrize("power", [1.0, 2.5, 6.0, 60.0])
 def test_levels_are_minkowski_means_of_zones(power):
-    expected = (zone_means(RAW) ** power).mean(1) ** (1 / power)
+    expected = minkowski(zone_means(RAW), power)
     np.testing.assert_allclose(metering.levels(RAW, power, **KNOWN), expected, rtol=2e-5)
     of_one_zone = RAW[:, :6:2, :4:2].mean((1, 2)) - BLACK
     np.testing.assert_allclose(metering.levels(RAW[:, :6, :4], power, **KNOWN)[:, 0], of_one_zone, rtol=1e-5)
@@ -52,6 +59,7 @@ def test_zones_of_other_arrays_hold_whole_tiles_of_at_least_8_sites(pattern, sid
 
 
 @pytest.mark.shows("isp.metering.levels(pattern)", "isp.metering.auto_white_balance(pattern)")
+@pytest.mark.shows("isp.metering.auto_exposure(pattern)")
 @pytest.mark.parametrize("pattern", ["GRBG", XTRANS, "RRGG/RRGG/GGBB/GGBB"])
 def test_each_color_counts_by_its_own_sites(pattern):
     """Each color has one value, however many sites see it; the sides are no multiples of a zone."""
@@ -63,6 +71,35 @@ def test_each_color_counts_by_its_own_sites(pattern):
     np.testing.assert_allclose(metering.levels(raw, 6.0, **known), [0.2, 0.5, 0.7], rtol=1e-5)
     balanced = metering.auto_white_balance(raw, NEUTRAL, **known)
     np.testing.assert_allclose(balanced - black, cfa.mosaic(neutral, pattern), rtol=1e-4)
+    gain = 0.1 / np.mean(np.power([0.2, 0.5, 0.7], 6)) ** (1 / 6)
+    exposed = metering.auto_exposure(raw, 0.1, **known)
+    np.testing.assert_allclose(exposed - black, gain * (raw - black), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.shows("isp.metering.auto_exposure(power, frame)", "isp.metering.auto_white_balance(power, frame)")
+@pytest.mark.parametrize("power", [1.0, 2.5])
+def test_gains_follow_from_the_levels_of_the_frame_of_a_part(power):
+    part, level = RAW[:, 4:16, 2:14], minkowski(zone_means(RAW), power)
+    light, settings = part - BLACK, {"power": power, "frame": RAW, **KNOWN}
+    gain = 0.3 / minkowski(level, power)
+    exposed = metering.auto_exposure(part, 0.3, **settings)
+    np.testing.assert_allclose(exposed - BLACK, gain[:, None, None] * light, rtol=2e-4, atol=1e-6)
+    gains = NEUTRAL / level * level[:, 1:2] / NEUTRAL[1]
+    expected = light * oracle.mosaic(np.ones((12, 12, 3)) * gains[:, None, None])
+    balanced = metering.auto_white_balance(part, NEUTRAL, **settings)
+    np.testing.assert_allclose(balanced - BLACK, expected, rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.shows("isp.metering.auto_exposure(keeps_white)", "isp.metering.auto_white_balance(keeps_white)")
+@pytest.mark.parametrize(("function", "start"), [(metering.auto_exposure, 0.3), (metering.auto_white_balance, NEUTRAL)])
+def test_a_site_keeps_its_value_as_far_as_the_darkest_of_its_neighbors_is_white(function, start):
+    """From 0.9 to 1 by the smooth step 3 x^2 - 2 x^3."""
+    raw = np.float32(np.minimum(np.linspace(0.8, 1.1, 16)[:, None] * np.linspace(0.9, 1, 12), 1))
+    changed, kept = (np.asarray(function(raw, start, keeps_white=keeps, **KNOWN)) for keeps in (False, True))
+    rise = np.clip((ndimage.minimum_filter(raw, 3, mode="nearest") - 0.9) / 0.1, 0, 1)
+    assert 0 in rise
+    assert 1 in rise
+    np.testing.assert_allclose(kept, changed + (rise**2 * (3 - 2 * rise)) * (raw - changed), atol=1e-5)
 
 
 def test_exposure_reaches_its_target():
@@ -73,6 +110,7 @@ def test_exposure_reaches_its_target():
     np.testing.assert_allclose(np.std((exposed - BLACK) / (RAW - BLACK), (1, 2)), 0, atol=1e-4)
 
 
+@pytest.mark.shows("isp.metering.auto_exposure(share)", "isp.metering.auto_white_balance(share)")
 @pytest.mark.parametrize(("function", "start"), [(metering.auto_exposure, 0.3), (metering.auto_white_balance, NEUTRAL)])
 def test_share_gives_way_in_stops(function, start):
     whole, none, part = (np.asarray(function(RAW, start, 6.0, share, **KNOWN)) for share in (1.0, 0.0, 0.3))
@@ -139,6 +177,7 @@ def test_gray_cards_become_18_percent_of_white():
     np.testing.assert_allclose(images["white_balance"], 0.18, rtol=1e-4)
 
 
+@pytest.mark.shows("isp.auto.metered(like)")
 def test_images_like_the_given_ones_change_little():
     raw = np.concatenate([darker(RAW[:1], light) for light in (0.4, 0.6, 0.9)])
     metered = isp.metered(isp.parametrized(CAMERA), CAMERA, like=raw)
@@ -146,8 +185,14 @@ def test_images_like_the_given_ones_change_little():
     np.testing.assert_allclose(level.mean(0), plain.mean(0), atol=0.02)
     assert plain.std(0).min() > 0.2
     assert level.std(0).max() < 1e-3
+    values = {name: np.asarray(value, np.float64) for name, value in metered.parameters().items()}
+    colors, means = (minkowski(zone_means(raw), values[f"{kind}_power"]) for kind in ("balance", "exposure"))
+    target = np.exp(np.log(minkowski(means, values["exposure_power"])).mean())
+    np.testing.assert_allclose(values["exposure_target"], target, rtol=1e-5)
+    np.testing.assert_allclose(values["neutral"], np.exp(np.log(colors / colors[:, 1:2]).mean(0)), rtol=1e-5)
 
 
+@pytest.mark.shows("isp.auto.metered(like)")
 def test_the_power_is_the_one_whose_levels_vary_least():
     """The mean of some images is the same, the brightest zone of others."""
     shares = np.float32([0.25, 0.5, 0.75])[:, None, None]
@@ -160,6 +205,7 @@ def test_the_power_is_the_one_whose_levels_vary_least():
         assert pipeline.exposure_power[...] == power
 
 
+@pytest.mark.shows("isp.auto.metered(exposure, white_balance)")
 def test_gray_images_are_exposed_alone_and_each_kind_may_be_alone():
     plain = isp.parametrized(CAMERA)
     for kind, name in (("white_balance", "auto_exposure"), ("exposure", "auto_white_balance")):
@@ -170,6 +216,7 @@ def test_gray_images_are_exposed_alone_and_each_kind_may_be_alone():
     np.testing.assert_allclose(metered(darker(RAW, 0.5)), metered(RAW), atol=1e-3)
 
 
+@pytest.mark.shows("isp.metering.summary(pattern)")
 @pytest.mark.parametrize("pattern", ["GRBG", XTRANS])
 @pytest.mark.parametrize(("power", "within"), [(6.0, 1e-4), (1.0, 0.03)])
 def test_a_summary_has_the_levels_of_its_frame(pattern, power, within):

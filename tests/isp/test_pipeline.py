@@ -152,11 +152,13 @@ def test_compiles_once_per_shape_whatever_the_parameters():
     assert pipeline._run._cache_size() == before
 
 
+@pytest.mark.shows("isp.published.parametrized(additive_layer)")
 def test_additive_layer_is_added_last():
     module = isp.parametrized(isp.CAMERAS["drone"], additive_layer=(24, 32))
-    module.additive_layer[...] = jnp.full((24, 32, 3), 0.25)
-    rgb, stages = module.trace(GOLDEN["drone/raw"])
-    np.testing.assert_allclose(rgb, stages["gamma_correct"] + 0.25, atol=1e-6)
+    np.testing.assert_array_equal(module.additive_layer[...], np.zeros((24, 32, 3)))
+    layer = np.random.default_rng(0).normal(size=(24, 32, 3)).astype(np.float32)
+    rgb, stages = module.with_values({"additive_layer": layer}).trace(GOLDEN["drone/raw"])
+    np.testing.assert_allclose(rgb, stages["gamma_correct"] + layer, atol=1e-6)
     assert module.declarations["additive_layer"].has_range
 
 
@@ -211,6 +213,7 @@ EDITS = {
 }
 
 
+@pytest.mark.shows("isp.pipeline.Pipeline.inserted(after, before)")
 @pytest.mark.parametrize("name", EDITS)
 def test_an_edited_pipeline_keeps_values_and_applies_its_stages(name):
     edit, names = EDITS[name]
@@ -234,6 +237,15 @@ def test_a_stage_gets_the_values_of_its_parameters_and_its_options():
     raw = GOLDEN["drone/raw"]
     expected = np.stack([3 * raw + 0.5] * 3, -1)
     np.testing.assert_allclose(isp.Pipeline([gray, stage])(raw), expected, rtol=1e-6)
+
+
+@pytest.mark.shows("isp.pipeline.Pipeline.trace(perturbations)")
+def test_perturbations_are_added_to_the_results_of_their_stages():
+    raw, (first, last) = GOLDEN["drone/raw"], np.random.default_rng(0).normal(size=(2, 24, 32, 3))
+    gray = isp.Stage("gray", lambda raw: jnp.stack([raw] * 3, -1))
+    rgb, images = isp.Pipeline([gray, DOUBLE]).trace(raw, {"gray": jnp.float32(first), "double": jnp.float32(last)})
+    np.testing.assert_allclose(images["gray"], raw[..., None] + first, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(rgb, 2 * (raw[..., None] + first) + last, rtol=1e-5, atol=1e-6)
 
 
 def clips(*parameters):

@@ -67,13 +67,15 @@ def test_mosaics_without_a_number_become_black():
     np.testing.assert_array_equal(repair.defects(jnp.full((8, 8), jnp.nan)), 0)
 
 
+@pytest.mark.shows("isp.repair.defects(softness)")
 def test_a_soft_threshold_begins_and_ends_where_it_says():
+    """Between, the smooth step 3 x^2 - 2 x^3 of the excess is replaced, here at 1/4 and 1/2."""
     raw = np.full((8, 8), 0.2, np.float32)
     results = []
-    for excess in (0.0, 0.05, 0.1, 0.2):
+    for excess in (0.0, 0.05, 0.1, 0.2, 0.3):
         raw[4, 4] = 0.2 + 0.1 + excess
-        results.append(float(repair.defects(raw, threshold=0.1, softness=0.1)[4, 4]))
-    np.testing.assert_allclose(results, [0.3, 0.275, 0.2, 0.2], atol=1e-6)
+        results.append(float(repair.defects(raw, threshold=0.1, softness=0.2)[4, 4]))
+    np.testing.assert_allclose(results, [0.3, 0.35 - 0.15 * 5 / 32, 0.3, 0.2, 0.2], atol=1e-6)
 
 
 def test_neighbors_that_tie_share_the_gradient():

@@ -23,9 +23,10 @@ def gray(level, size=256):
     return jnp.full((size, size, 3), level, jnp.float32)
 
 
+@pytest.mark.shows("isp.sensor.expose_sites(exposure, full_well, read_noise)")
 @pytest.mark.parametrize("exposure", [0.001, 0.02, 1.0])
 def test_mean_and_variance_follow_from_photons_read_out_and_converter(exposure):
-    full_well, read_noise = 15000.0, 4.0
+    full_well, read_noise = 9000.0, 7.0
     raw = sensor.expose(gray(0.5), KEY, camera=CAMERA, exposure=exposure, full_well=full_well, read_noise=read_noise)
     electrons = (np.asarray(raw, np.float64) - 128 / 4095) / (1 - 128 / 4095) * full_well
     step = full_well / (4095 - 128)
@@ -48,6 +49,7 @@ def test_photon_noise_is_exactly_poisson_for_few_photons_and_has_its_mean_and_va
     assert (abs(share - exact) <= 5 * np.sqrt(exact / electrons.size) + 1e-5).all()
 
 
+@pytest.mark.shows("isp.sensor.re_expose(light, read_noise)")
 def test_the_spread_of_a_dark_exposure_is_the_cameras_read_noise_in_electrons():
     camera = Camera(black_level=(0.1, 0.2, 0.3, 0.4), **NEUTRAL, full_well=2000.0, read_noise=8.0, bits=16)
     raw = sensor.expose(gray(0), KEY, camera=camera)
@@ -62,6 +64,19 @@ def test_the_spread_of_a_dark_exposure_is_the_cameras_read_noise_in_electrons():
         np.testing.assert_allclose(spread, noise, rtol=4 / np.sqrt(2 * len(sites)))
 
 
+@pytest.mark.shows("isp.sensor.re_expose(kept, lost)")
+def test_noise_that_smoothing_has_taken_is_added_again():
+    """Of the variance in electrons, that of 7500 photons and a read-out of 4 electrons, a quarter is left."""
+    black, lost = 128 / 4095, np.random.default_rng(0).normal(size=(256, 256))
+    raw = jnp.full((256, 256), black + (1 - black) * 0.5)
+    noise = np.sqrt(0.75 * (7500 + 4**2)) / 15000 * (1 - black)
+    again = sensor.re_expose(raw, KEY, camera=CAMERA, kept=0.25, lost=jnp.float32(lost))
+    np.testing.assert_allclose(again - raw, noise * lost, atol=1e-6)
+    independent = np.asarray(sensor.re_expose(raw, KEY, camera=CAMERA, kept=0.25), np.float64)
+    assert independent.std() == pytest.approx(noise, rel=4 / np.sqrt(2 * raw.size))
+
+
+@pytest.mark.shows("isp.sensor.expose_sites(bits)")
 def test_values_lie_on_the_steps_of_the_converter():
     light = jax.random.uniform(KEY, (64, 64, 3))
     steps = np.asarray(sensor.expose(light, KEY, camera=CAMERA, bits=5), np.float64) * 31

@@ -64,6 +64,7 @@ def test_an_amount_of_nothing_changes_nothing(name):
     np.testing.assert_allclose(drifted, raw, atol=3e-6)
 
 
+@pytest.mark.shows("isp.lens.through(motion)")
 def test_motion_beyond_the_reach_of_the_kernel_is_refused():
     camera = dataclasses.replace(CAMERA, full_well=1e12, read_noise=0.0)
     point = sensor.from_light(jnp.zeros((128, 128)).at[64, 64].set(0.9), camera)
@@ -155,6 +156,7 @@ def test_a_sensor_without_color_filters_has_no_colors_to_change():
         sensor_drift.lamp_color(jnp.ones((2, 2)), KEY, 1.0, camera=Camera(black_level=(0.0,), pattern="MONO"))
 
 
+@pytest.mark.shows("isp.sensor.re_expose(gain)")
 def test_several_drifts_expose_a_sensor_once():
     raw = sensor.from_light(jnp.full((64, 64), 0.7), CAMERA)
     light = {"exposure": -1.0, "red_gain": 1.0, "blue_gain": 1.5, "lamp_color": 0.0}
@@ -171,6 +173,7 @@ def test_several_drifts_expose_a_sensor_once():
     assert float(drifted.var()) == pytest.approx(variance, rel=0.05)
 
 
+@pytest.mark.shows("isp.sensor_drift.apply(sensor_key)")
 def test_images_of_a_camera_share_its_defects():
     raw = jnp.full((32, 32), 0.3)
     amounts = CameraState(hot_sites=1e5, row_noise=40.0)
@@ -182,7 +185,7 @@ def test_images_of_a_camera_share_its_defects():
     assert (first != second).any()
 
 
-@pytest.mark.shows("isp.CameraState(row_noise, column_noise)")
+@pytest.mark.shows("isp.CameraState(row_noise, column_noise)", "isp.sensor_drift.apply(sensor_key)")
 def test_images_of_a_batch_share_the_column_noise_of_their_sensor_and_have_their_own_row_noise():
     camera, raw = dataclasses.replace(CAMERA, full_well=1e4), jnp.full((3, 16, 24), 0.5)
     black = np.tile(np.reshape(CAMERA.black_level, (2, 2)), (8, 12))
@@ -229,6 +232,7 @@ def test_a_blurred_image_has_the_whole_read_noise_of_each_site(times):
         assert near.mean() == pytest.approx(0, abs=4 * noise.var() / near.size**0.5)
 
 
+@pytest.mark.shows("isp.lens.through(defocus, chromatic_aberration)")
 @pytest.mark.parametrize("name", AMOUNTS)
 def test_drifts_without_noise_have_the_values_of_another_implementation(name):
     y, x = np.mgrid[:24, :36]

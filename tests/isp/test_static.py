@@ -43,6 +43,7 @@ def test_vertical_unsharp_masking_agrees_with_the_published_program(key):
     np.testing.assert_allclose(rgb**2.2, PUBLISHED[key] ** 2.2, atol=2e-6)
 
 
+@pytest.mark.shows("isp.published.static(demosaic, sharpen, denoise)")
 @pytest.mark.parametrize("camera", variants.quick(1, isp.CAMERAS))
 @pytest.mark.parametrize(
     "algorithms",

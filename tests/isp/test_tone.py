@@ -26,6 +26,7 @@ def test_srgb_follows_its_standard():
     np.testing.assert_allclose(tone.srgb(values.astype(np.float32)), expected, atol=1e-6)
 
 
+@pytest.mark.shows("isp.tone.contrast(pivot)")
 def test_contrast_stretches_values_away_from_the_pivot():
     np.testing.assert_allclose(tone.contrast(RGB, 1.5, 0.4), 0.4 + 1.5 * (RGB - 0.4), atol=1e-6)
 
@@ -78,8 +79,11 @@ def directly(rgb, strength, detail, smoothness=0.1, size=9, cell=4, floor=1e-3):
     return rgb * np.exp((1 - strength) * base + detail * (guide - base) - guide)[..., None]
 
 
+@pytest.mark.shows("isp.tone.local_tone_map(strength, detail, smoothness, size, cell, floor)")
 @pytest.mark.parametrize("size", [(17, 22), (1, 1), (2, 5)])
-@pytest.mark.parametrize("settings", variants.quick(1, [{}, {"cell": 3, "size": 3, "smoothness": 0.01}, {"cell": 1}]))
+@pytest.mark.parametrize(
+    "settings", variants.quick(1, [{"cell": 3, "size": 3, "smoothness": 0.01, "floor": 0.02}, {}, {"cell": 1}])
+)
 def test_agrees_with_a_direct_computation(size, settings):
     rgb = RNG.random((*size, 3), np.float32) ** 3
     expected = directly(rgb, 0.4, 1.3, **settings)

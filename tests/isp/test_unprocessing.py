@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from oracles import isp as oracle
 
 import isp
 from isp import unprocessing
@@ -18,6 +19,14 @@ def test_flat_colors_are_recovered(camera):
     nothing = {"sharpening_filter": np.eye(9)[4].reshape(3, 3), "gaussian_blur": np.eye(25)[12].reshape(5, 5)}
     back = isp.parametrized(camera).with_values(nothing)(isp.unprocess(pictures, camera))
     np.testing.assert_allclose(back, pictures, atol=1e-5)
+
+
+@pytest.mark.shows("isp.unprocessing.unprocess(gamma)")
+def test_another_tone_curve_is_undone():
+    camera = dataclasses.replace(DRONE, pattern="GBRG")
+    picture = np.random.default_rng(0).random((2, 6, 8, 3), np.float32)
+    expected = oracle.unprocess(picture.astype(np.float64), dataclasses.asdict(camera), gamma=1.7)
+    np.testing.assert_allclose(isp.unprocess(picture, camera, gamma=1.7), expected, atol=1e-6)
 
 
 def test_values_beyond_white_and_below_black_are_kept():

@@ -12,9 +12,10 @@ SHARPENING = np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]])
 
 
 def colors(pattern, height, width):
-    """The color that each site sees: 0 red, 1 green, 2 blue."""
-    tile = np.array(["RGB".index(letter) for letter in pattern]).reshape(2, 2)
-    return np.tile(tile, (height // 2, width // 2))
+    """The color that each site sees: 0 red, 1 green, 2 blue; of a Bayer pattern, or of rows joined by "/"."""
+    rows = pattern.split("/") if "/" in pattern else (pattern[:2], pattern[2:])
+    tile = np.array([["RGB".index(letter) for letter in row] for row in rows])
+    return np.tile(tile, (height, width))[:height, :width]
 
 
 def black_levels(levels, height, width):
@@ -46,16 +47,30 @@ def bilinear(raw, pattern="RGGB"):
     return np.stack([correlate(*each, "reflect") for each in zip(planes, (square, cross, square), strict=True)], -1)
 
 
-def malvar2004(raw, pattern="RGGB"):
-    """Malvar, He and Cutler (ICASSP 2004), figure 2; the outermost sites are repeated beyond the border."""
+def normalized(raw, kernels, pattern="RGGB"):
+    """Each missing color is the mean of its sites in a window, weighted by the color's kernel."""
+    planes, seen = (np.moveaxis(spread(each, pattern), -1, 0) for each in (raw, np.ones_like(raw)))
+    sums, weights = ([correlate(*each, "constant") for each in zip(of, kernels, strict=True)] for of in (planes, seen))
+    return np.moveaxis(np.where(seen == 1, planes, np.divide(sums, weights)), 0, -1)
+
+
+def binned(raw, pattern="RGGB"):
+    """Each 2x2 tile of a Bayer mosaic becomes a pixel, whose green is the mean of two sites."""
+    *batch, height, width = raw.shape
+    tiles = spread(raw, pattern).reshape(*batch, height // 2, 2, width // 2, 2, 3)
+    return tiles.sum((-4, -2)) / [1, 2, 1]
+
+
+def malvar2004(raw, pattern="RGGB", border="reflect"):
+    """Malvar, He and Cutler (ICASSP 2004), figure 2; without another border, the outermost sites are repeated."""
     green = np.array([[0, 0, -1, 0, 0], [0, 0, 2, 0, 0], [-1, 2, 4, 2, -1], [0, 0, 2, 0, 0], [0, 0, -1, 0, 0]]) / 8
     row = np.array([[0, 0, 0.5, 0, 0], [0, -1, 0, -1, 0], [-1, 4, 5, 4, -1], [0, -1, 0, -1, 0], [0, 0, 0.5, 0, 0]]) / 8
     corners = np.array(
         [[0, 0, -1.5, 0, 0], [0, 2, 0, 2, 0], [-1.5, 0, 6, 0, -1.5], [0, 2, 0, 2, 0], [0, 0, -1.5, 0, 0]]
     )
     seen = colors(pattern, *raw.shape[-2:])
-    by = {name: correlate(raw, kernel, "reflect") for name, kernel in (("green", green), ("row", row), ("col", row.T))}
-    opposite = correlate(raw, corners / 8, "reflect")
+    by = {name: correlate(raw, kernel, border) for name, kernel in (("green", green), ("row", row), ("col", row.T))}
+    opposite = correlate(raw, corners / 8, border)
     planes = [np.where(seen == 1, raw, by["green"])]
     for color in (0, 2):
         beside = (seen == color).any(1, keepdims=True)  # A green site in a row with this color.
