@@ -1,4 +1,4 @@
-"""Each argument that may be left out acts: another value has another result."""
+"""Stages hand their settings to their functions, and each quantity of a camera state acts."""
 
 import fnmatch
 import functools
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from public_names import public_names
+from oracles import isp as oracle
 
 import isp
 
@@ -18,91 +18,107 @@ IMAGE = jnp.array(np.random.default_rng(0).uniform(0.05, 0.95, (12, 16, 3)).asty
 # A corner is saturated.
 MOSAIC = IMAGE[..., 1].at[:4, :4].set(1)
 OTHER_KERNEL = np.float32([[0, 0, 0], [0, 1, 1], [0, 0, 0]])
-BARS = isp.Stage("bars", lambda rgb: rgb * np.float32([1, 0.5, 0.2]))
+QUAD = "RRGG/RRGG/GGBB/GGBB"
+SLOPE = np.float32([1, 2, 3, 4, 3, 2, 1])
 
-# Values of arguments without a default, and others without which the tested argument would have no effect.
-NEEDED = {"camera": DRONE, "key": jax.random.key(0), "black_level": (0.02, 0.04, 0.06, 0.08)}
-NEEDED |= {"gains": np.float32([2.0, 1.0, 1.5]), "amount": 1.5, "state": isp.CameraState(hot_sites=1e5)}
-NEEDED |= {"target": 0.01, "neutral": np.float32([1.0, 2.0, 1.5]), "coefficients": np.diag(np.float32([0.3, 0.2, 0.1]))}
-NEEDED |= {"light": MOSAIC, "raw": MOSAIC, "image": IMAGE, "rgb": IMAGE}
-BESIDES = {
-    "isp.cfa.subtract_black_level(pattern)": {"black_level": jnp.arange(3) / 10, "pattern": "RRGG/RRGG/GGBB/GGBB"},
-    "isp.cfa.subtract_black_level(rescale)": {"black_level": jnp.full(4, 0.1)},
-    "isp.color.highlights(start)": {"mode": "desaturate"},
-    "isp.pipeline.Pipeline.inserted(after)": {"after": "demosaic"},
-    "isp.pipeline.Pipeline.inserted(before)": {"before": "demosaic"},
-    "isp.repair.defects": {"threshold": 0.02},
-    "isp.sensor.re_expose(lost)": {"kept": 0.5, "light": 0.5},
-    "isp.shading.correct(pattern)": {"image": MOSAIC, "pattern": "RGGB"},
-    "isp.stages.contrast(pivot)": {"amount": 1.5},
-}
-# Other values than the defaults.
+# Values other than the defaults, by the makers' arguments.
 OTHERS = {
-    **{"pattern": "GRBG", "rescale": True, "clip": True, "mode": "desaturate", "start": 0.3, "border": "mirror"},
-    **{"refine": False, "weights": isp.demosaic.normalized_kernel("RGGB") * 0.5 + 0.1, "sigma": 0.9, "size": 3},
-    **{"keep_fraction": 0.15, "softness": 0.5, "weight": 0.5, "eps": 0.3, "max_iterations": 1, "isotropic": False},
-    **{"sigma_spatial": 1.5, "sigma_color": 0.05, "bins": 8, "centered": True, "strength": 0.6, "patch_size": 3},
-    **{"patch_distance": 2, "half_size": True, "defocus": jnp.ones(()), "motion": jnp.ones(())},
-    **{"power": 2.0, "share": 0.3, "keeps_white": True, "frame": MOSAIC**2, "threshold": 0.3, "isolated_only": True},
-    **{"exposure": 0.5, "full_well": 100.0, "read_noise": 50.0, "bits": 3, "light": 0.5, "gain": 2.0, "kept": 0.5},
-    **{"lost": 1 - MOSAIC, "sensor_key": jax.random.key(1), "kernel": OTHER_KERNEL, "sharpening_filter": OTHER_KERNEL},
-    **{"radius": 0.6, "amount": 1.7, "highlights": None, "neutral": np.float32([1.5, 1.0, 2.0]), "target": 0.3},
+    **{"pattern": "GRBG", "rescale": False, "clip": False, "border": "mirror", "refine": False, "size": 5},
+    **{"keep_fraction": 0.15, "softness": 0.7, "weight": 0.5, "eps": 0.3, "max_iterations": 1, "isotropic": False},
+    **{"sigma": 0.9, "sigma_spatial": 1.5, "sigma_color": 0.05, "bins": 8, "centered": True, "strength": 0.6},
+    **{"patch_size": 3, "patch_distance": 2, "power": 2.0, "share": 0.3, "threshold": 0.3, "target": 0.4},
+    **{"radius": 0.6, "amount": 1.7, "highlights": "desaturate", "neutral": np.float32([1.5, 1.0, 2.0])},
     **{"detail": 1.6, "smoothness": 0.5, "cell": 2, "floor": 0.1, "name": "other", "gamma": 1.5, "pivot": 0.2},
-    **{"segments": 6, "low": 0.4, "high": 0.6, "additive_layer": (12, 16)},
-    **{"demosaic": "menon2007", "sharpen": "unsharp_masking", "denoise": "median_denoising", "white_balance": False},
-    **{
-        "like": MOSAIC[None],
-        "coefficients": np.float32([[0.3, 0.1, 0.1], [0.1, 0.2, 0.1], [0.2, 0.1, 0.3]]),
-        "perturbations": {"bars": 1 - IMAGE},
-    },
-    **{"after": "bars", "before": "bars", "chromatic_aberration": jnp.full((), 3.0)},
+    **{"low": 0.4, "high": 0.6, "sharpening_filter": OTHER_KERNEL, "segments": 6},
+    "coefficients": np.float32([[0.3, 0.1, 0.1], [0.1, 0.2, 0.1], [0.2, 0.1, 0.3]]),
 }
-SPECIAL = {"isp.auto.metered(exposure)": False, "isp.stages.black_level(rescale)": False}
-SPECIAL |= {"isp.stages.mosaic_white_balance(clip)": False, "isp.denoise.median_denoising(size)": 5}
-SPECIAL |= {"isp.stages.median_denoising(size)": 5, "isp.cfa.subtract_black_level(pattern)": "GGBB/GGBB/RRGG/RRGG"}
-TWO = isp.Pipeline([isp.Stage("demosaic", isp.demosaic.bilinear), BARS])
+# What functions call the arguments of their makers.
+NAMES = {"highlights": "mode", "sharpening_filter": "kernel", "segments": "rises"}
+# What else follows from an argument: windows of SciPy's 4 standard deviations to each side, of the bilateral filter 3,
+# thresholds that are soft up to their double, and the level of a gray card under the camera's gains.
+GRAY = 1 / np.array(DRONE.white_balance)
+FOLLOWING = {
+    **{f"{name}(radius)": {"size": 5} for name in ("unsharp_masking", "unsharp_masking_vertical")},
+    **{f"{name}(sigma)": {"size": 9} for name in ("gaussian_denoising", "chroma_denoising")},
+    **{"bilateral(sigma_spatial)": {"size": 11}, "defects(threshold)": {"softness": 0.3}},
+    **{"auto_exposure(power)": {"target": 0.18 * (GRAY**2).mean() ** 0.5}, "curve(segments)": {"rises": np.zeros(6)}},
+}
 
 
-def values(stage):
-    return [each.value for each in stage.parameters.values()]
+def handed(make, settings):
+    """The arguments that the function of a stage gets, and the name of the stage."""
+    needed = {"camera": DRONE} if "camera" in inspect.signature(make).parameters else {}
+    stage = make(**needed, **settings)
+    values = [each.value for each in stage.parameters.values()]
+    got = inspect.signature(stage.function).bind(None, *values, **stage.options).arguments
+    return {"name": stage.name, **dict(list(got.items())[1:])}
 
 
-def seen(value):
-    """The numbers and names that two results are compared by."""
-    if isinstance(value, isp.Stage):
-        # Its function is seen by itself.
-        return [value.name, *values(value), *map(str, value.options.values())]
-    if isinstance(value, isp.Pipeline):
-        return [" ".join(value.stage_names), value(MOSAIC)]
-    return jax.tree.leaves(value)
+@pytest.mark.shows(
+    "isp.stages.auto_exposure(power, share, target)",
+    "isp.stages.auto_white_balance(neutral, power, share)",
+    "isp.stages.bilateral(bins, centered, name, sigma_color, sigma_spatial, size)",
+    "isp.stages.bilinear(name, pattern)",
+    "isp.stages.binned(name, pattern)",
+    "isp.stages.black_level(rescale)",
+    "isp.stages.chroma_denoising(name, sigma, size)",
+    "isp.stages.clipped(high, low, name)",
+    "isp.stages.contrast(amount, name, pivot)",
+    "isp.stages.curve(segments)",
+    "isp.stages.defects(pattern, threshold)",
+    "isp.stages.fft_denoising(keep_fraction, name, softness)",
+    "isp.stages.gamma_correct(gamma, name)",
+    "isp.stages.gaussian_denoising(name, sigma, size)",
+    "isp.stages.lens_shading(coefficients, pattern)",
+    "isp.stages.local_tone_map(cell, detail, floor, name, size, smoothness, strength)",
+    "isp.stages.malvar2004(border, name, pattern)",
+    "isp.stages.median_denoising(name, size)",
+    "isp.stages.menon2007(name, pattern, refine)",
+    "isp.stages.mosaic_white_balance(clip)",
+    "isp.stages.nlm_denoising(centered, name, patch_distance, patch_size, strength)",
+    "isp.stages.normalized(name, pattern)",
+    "isp.stages.saturation(amount, name)",
+    "isp.stages.sharpening_filter(name, sharpening_filter)",
+    "isp.stages.spread(name, pattern)",
+    "isp.stages.srgb(name)",
+    "isp.stages.tv_bregman(eps, isotropic, max_iterations, name, weight)",
+    "isp.stages.tv_chambolle(eps, max_iterations, name, weight)",
+    "isp.stages.unchanged(name)",
+    "isp.stages.unsharp_masking(amount, name, radius, size)",
+    "isp.stages.unsharp_masking_vertical(amount, name, radius, size)",
+    "isp.stages.white_balance(highlights)",
+)
+def test_a_stage_hands_each_setting_to_its_function_and_nothing_else_changes(request):
+    for maker in request.node.get_closest_marker("shows").args:
+        facts = [fact.removeprefix("isp.stages.") for fact in inventory.expanded(maker)]
+        make = getattr(isp.stages, facts[0].split("(")[0])
+        settings = {fact: fact[:-1].split("(")[1] for fact in facts}
+        before = handed(make, {})
+        for fact, setting in settings.items():
+            expected = before | {NAMES.get(setting, setting): OTHERS[setting]} | FOLLOWING.get(fact, {})
+            np.testing.assert_equal(handed(make, {setting: OTHERS[setting]}), expected, err_msg=fact)
+        others = {setting: OTHERS[setting] for setting in settings.values()}
+        known = {NAMES.get(name, name): value for name, value in others.items() if name != "segments"}
+        together = handed(make, others)
+        np.testing.assert_equal({name: together[name] for name in known}, known, err_msg=maker)
 
 
-def differ(one, other):
-    pairs = zip(map(np.asarray, one), map(np.asarray, other), strict=False)
-    return len(one) != len(other) or any(a.shape != b.shape or (a != b).any() for a, b in pairs)
+@pytest.mark.shows("isp.stages.clipped(low, high)", "isp.stages.white_balance(highlights)")
+@pytest.mark.shows("isp.stages.normalized(pattern)")
+def test_stages_of_functions_that_are_not_public_compute_what_they_say():
+    def compute(stage, image):
+        return stage.function(image, *(jnp.asarray(each.value) for each in stage.parameters.values()), **stage.options)
 
-
-@pytest.mark.shows("isp.*.*(*)")
-@pytest.mark.parametrize("fact", sorted(fnmatch.filter(inventory.call_facts(), "isp.*.*(*)")))
-def test_another_value_of_an_argument_has_another_result(fact):
-    name, argument = fact.removesuffix(")").split("(")
-    call = public_names()[name]
-    if "Pipeline" in name:
-        call = functools.partial(call, TWO, *[isp.Stage("again", jnp.sqrt)] * name.endswith("inserted"))
-    if name == "isp.auto.metered":
-        call = functools.partial(call, TWO)
-    needed = [each for each in inspect.signature(call).parameters.values() if each.default is each.empty]
-    given = {each.name: NEEDED[each.name] for each in needed if each.kind is not each.VAR_KEYWORD}
-    given |= BESIDES.get(name, {}) | BESIDES.get(fact, {})
-    other = SPECIAL.get(fact, OTHERS[argument])
-    made = call(**given | {argument: other})
-    assert differ(seen(call(**given)), seen(made))
-    if isinstance(made, isp.Stage):
-        # Its function gets the value, and its name does not depend on other arguments.
-        passed = inspect.signature(made.function).bind(None, *values(made), **made.options).arguments
-        np.testing.assert_array_equal(passed.get(argument, other), other)
-        further = {each: OTHERS[each] for each in inspect.signature(call).parameters if each not in given}
-        assert "name" not in further or call(**given | further).name == "other"
+    np.testing.assert_array_equal(compute(isp.stages.clipped("clip", 0.4, 0.6), IMAGE), np.clip(IMAGE, 0.4, 0.6))
+    gains = np.array(DRONE.white_balance)
+    rise = np.clip((IMAGE.max(-1, keepdims=True) - 0.8) / 0.2, 0, 1)
+    clipped = np.minimum(IMAGE * gains, 1)
+    faded = clipped + rise**2 * (3 - 2 * rise) * (1 - clipped)
+    for highlights, expected in ((None, IMAGE * gains), ("clip", clipped), ("desaturate", faded)):
+        balanced = compute(isp.stages.white_balance(DRONE, highlights), IMAGE)
+        np.testing.assert_allclose(balanced, expected, atol=1e-6)
+    expected = oracle.normalized(np.float64(MOSAIC), [np.outer(SLOPE, SLOPE)] * 3, QUAD)
+    np.testing.assert_allclose(compute(isp.stages.normalized(QUAD), MOSAIC), expected, rtol=1e-5)
 
 
 # The noises of the drone's sensor need much light to show, and its black level of 262 leaves room to fall.

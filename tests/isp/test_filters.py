@@ -146,7 +146,12 @@ def test_a_soft_cut_keeps_frequencies_by_a_raised_cosine(softness):
 @pytest.mark.shows("isp.denoise.bilateral(sigma_spatial, sigma_color, size, bins)")
 @pytest.mark.parametrize(
     ("images", "sigma_spatial", "sigma_color", "size"),
-    [(IMAGES, 0.6, None, None), (IMAGES, 1.0, 0.1, None), (IMAGES, 1.0, 0.1, 3), (SMALLER_THAN_WINDOWS, 0.6, None, None)],
+    [
+        (IMAGES, 0.6, None, None),
+        (IMAGES, 1.0, 0.1, None),
+        (IMAGES, 1.0, 0.1, 3),
+        (SMALLER_THAN_WINDOWS, 0.6, None, None),
+    ],
     ids=["own spread", "given", "narrow", "small"],
 )
 def test_bilateral_agrees_with_skimage(images, sigma_spatial, sigma_color, size):
