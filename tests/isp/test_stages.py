@@ -29,6 +29,7 @@ def test_refuses_gains_at_which_no_color_saturates(unchecked):
             make(isp.CAMERAS["microscopy"])
 
 
+@pytest.mark.shows("isp.stages.local_tone_map(strength, detail)")
 def test_a_stage_has_the_settings_and_defaults_of_its_function():
     """The names of parameters are fixed, since run folders hold them."""
     stages = isp.stages
