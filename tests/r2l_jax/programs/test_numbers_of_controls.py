@@ -5,10 +5,16 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
-from oracles import isp, network, scores, sensor, tables
+import tifffile
+from oracles import isp, monitor, network, scores, sensor, tables
 from programs import call
 from report_pages import Page
-from scipy import stats
+
+from r2l_jax.drift.monitoring import alarm
+from r2l_jax.drift.monitoring import monitor as monitoring
+
+# How much a black level rises, in digital numbers of 12 bits.
+RAISED = 320.0
 
 
 def judged(values, raws, labels, parameters=None):
@@ -112,46 +118,70 @@ def test_adapting_has_the_scores_of_the_models_before_and_after(trained):
     assert methods[-1]["accuracy"] == pytest.approx(right["mixed statistics"].mean())
 
 
-@pytest.mark.shows("monitor --run --input --by")
-def test_a_monitor_finds_the_distances_from_its_reference(trained):
-    done = call("monitor.py", f"--run={trained.run()}", f"--input={trained.data}", "--by=folder")
+@pytest.fixture(scope="module")
+def windows(_trained, tmp_path_factory):
+    """Cells that no seed was tested on, in three folders: as they are, with less light, with a raised black level."""
+    folder, camera = tmp_path_factory.mktemp("windows"), _trained.calibration
+    rest = np.setdiff1d(np.arange(96), _trained.tested())
+    black = isp.black_levels(camera["black_level"], 32, 32)
+    a, b, c = (_trained.raws[part] for part in rest.reshape(-1, 3).T)
+    found = {}
+    for name, raws in {"a": a, "b": black + 0.92 * (b - black), "c": c + RAISED / 4095}.items():
+        (folder / name).mkdir()
+        found[f"{folder}/{name} 1"] = stored = np.round(65535 * np.clip(raws, 0, 1)).astype(np.uint16)
+        for number, raw in enumerate(stored):
+            tifffile.imwrite(folder / name / f"{number:02d}.tiff", raw)
+    return folder, {name: stored / 65535 for name, stored in found.items()}
+
+
+@pytest.mark.shows("monitor --run --input --by", "monitoring.monitor tests.csv: images")
+def test_a_monitor_finds_the_distances_from_its_reference(trained, windows, monkeypatch):
+    # All permutations at once, and all statistics in the table.
+    monkeypatch.setattr(alarm, "_FIRST", 19_999)
+    monkeypatch.setattr(monitoring, "_LISTED", 1000)
+    folder, of_windows = windows
+    done = call("monitor.py", f"--run={trained.folder}", f"--input={folder}", "--by=folder")
     assert done.returncode == 2, done.stderr
-    folder, values = trained.run() / "monitor", trained.values()
-    found = tables.stored(folder, done.stdout)
-    stored = safetensors.numpy.load_file(folder / "reference.safetensors")
+    found = tables.stored(trained.folder / "monitor", done.stdout)
+    metadata = json.loads((trained.folder / "monitor/result.json").read_text())["metadata"]
+    stored = safetensors.numpy.load_file(trained.folder / "monitor/reference.safetensors")
     # These are test samples, in 16 bits.
     known = stored["mosaics"] / 65535
     tested = trained.raws[trained.tested()]
-    places = [np.flatnonzero((abs(tested - raw) < 1e-9).all((1, 2))) for raw in known]
-    assert len(set(np.concatenate(places).tolist())) == len(known) == 32
-    probabilities = [
-        network.probabilities(network.logits(values, network.rendered(values, raws)))
-        for raws in (known, *np.split(trained.raws, 3))
-    ]
-    names = [f"{trained.data}/{name} 1" for name in ("blue", "green", "red")]
-    assert [row["window"] for row in found["windows"]] == [row["window"] for row in found["tests"]] == names
-    confidences = [each.max(-1).mean() for each in probabilities[1:]]
-    assert [row["confidence"] for row in found["tests"]] == pytest.approx(confidences, rel=1e-5)
-    # The p-value of a window is that of its strongest test, of which no permutation of 2,000 is stronger.
-    assert [row["p-value"] for row in found["windows"]] == [1 / 2000] * 3
-    statistics = {
-        "confidence": lambda each: each.max(-1),
-        "entropy": lambda each: -(each * np.log(each)).sum(-1),
-        "probability of blue": lambda each: each[:, 0],
-    }
-    rows = [row for row in found["statistics"] if row["statistic"] in statistics]
-    assert rows
-    for row in rows:
-        before, after = map(statistics[row["statistic"]], probabilities[:2])
-        test = stats.ks_2samp(before, after)
-        assert (row["reference"], row["new"]) == pytest.approx((np.median(before), np.median(after)), rel=1e-5)
-        assert row["distance"] == pytest.approx(test.statistic)
-        # By Holm, the smallest of the p-values is multiplied by the number of statistics.
-        count = row["p-value"] / test.pvalue
-        assert count == pytest.approx(round(count), rel=1e-6)
-        assert 40 < count < 80
-    (expected,) = found["expected"]
-    assert expected["accuracy"] == (probabilities[0].argmax(-1) == stored["targets"]).mean()
+    places = np.concatenate([np.flatnonzero((abs(tested - raw) < 1e-9).all((1, 2))) for raw in known])
+    assert len(set(places.tolist())) == len(known) == 32
+    models = [trained.values(trained.run(seed)) for seed in (1, 2)]
+    reference, *seen = (
+        monitor.Seen(raws, trained.calibration["black_level"], models, ("blue", "green", "red"))
+        for raws in (known, *of_windows.values())
+    )
+    assert [row["window"] for row in found["windows"]] == [row["window"] for row in found["tests"]] == [*of_windows]
+    random, level = np.random.default_rng(0), 0.05 / 3
+    for row, alone, new in zip(found["windows"], found["tests"], seen, strict=True):
+        together, of_tests = monitor.p_values(reference, new, 19_999, random)
+        for shown, expected in ((row["p-value"], together), *((alone[name], each) for name, each in of_tests.items())):
+            # Both draw 19,999 permutations.
+            error = (2 * expected * (1 - expected) / 20_000) ** 0.5
+            assert shown == pytest.approx(expected, abs=4 * error + 1e-9)
+        assert alone.keys() == {"window", *of_tests, "confidence"}
+        assert alone["confidence"] == pytest.approx(new.statistics["confidence"].mean(), rel=1e-5)
+        assert (row["images"], row["alarm"]) == (16, str(row["p-value"] <= level))
+    extreme = min(range(3), key=lambda place: found["windows"][place]["p-value"])
+    of_statistics = monitor.of_statistics(reference, seen[extreme])
+    names = ("reference", "new", "distance", "p-value")
+    shown = {row["statistic"]: [row[name] for name in names] for row in found["statistics"]}
+    assert shown.keys() == of_statistics.keys()
+    for name, expected in of_statistics.items():
+        assert shown[name] == pytest.approx(expected, rel=1e-4, abs=1e-5), name
+    low, high = monitor.rates_of_one_reference(level, 16, 32)
+    rates = f"for 95% of references of 32 images, {3 * low:.1%} to {3 * high:.1%}"
+    assert f"false alarms: at most 5% of calls on average; {rates}" in metadata["notes"]
+    assert metadata["p_value"] == 3 * min(row["p-value"] for row in found["windows"])
+    # The labels are those of the mean of the models' probabilities.
+    right = reference.probabilities.mean(0).argmax(-1) == stored["targets"]
+    expected = scores.interval(scores.means_of_groups(right, trained.groups[trained.tested()][places]), bounds=(0, 1))
+    (shown,) = found["expected"]
+    assert [shown[f"accuracy{end}"] for end in ("", " low", " high")] == pytest.approx(expected)
 
 
 def test_a_report_has_the_numbers_of_all_results(trained, tmp_path):
