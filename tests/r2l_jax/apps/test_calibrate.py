@@ -44,6 +44,15 @@ def test_the_camera_has_the_measured_values_and_keeps_the_others(frames, output)
     assert set(fields) == {*base, *CORRECTIONS, "full_well", "read_noise", "bits"}
 
 
+def test_black_is_in_digital_numbers_if_the_base_camera_states_white(frames, tmp_path):
+    base = json.loads((frames / "base.json").read_text()) | {"white_level": 65535}
+    (tmp_path / "base.json").write_text(json.dumps(base))
+    calibrate([frames / "dark"], [frames / "flat"], tmp_path / "out", str(tmp_path / "base.json"))
+    fields = json.loads((tmp_path / "out/camera.json").read_text())
+    assert fields["black_level"] == pytest.approx(65535 * np.array(SENSOR.black), abs=2)
+    assert read_known_camera(tmp_path / "out/camera.json").camera.black_level == pytest.approx(SENSOR.black, abs=3e-5)
+
+
 @pytest.mark.shows("calibrate --dark --flat --output --threshold --camera")
 def test_the_threshold_decides_which_sites_are_defects(tmp_path):
     """Ten sites are 25 electrons too bright, 11 standard deviations: of the 2 electrons of DSNU and the read noise."""

@@ -168,6 +168,10 @@ def test_groups_of_one_size_and_of_mixed_classes_keep_the_proportions_of_classes
     groups, labels = np.repeat(np.arange(12), 3), np.array([[0, 0, 1], [0, 0, 2]] * 6).ravel()
     for split in splits.random_splits(labels, groups, 5, 0.5, 1):
         np.testing.assert_array_equal(np.bincount(labels[split.valid]), [12, 3, 3])
+    # A number of test images, and their share.
+    for test_size in (9.0, 0.25):
+        (split,) = splits.random_splits(labels, groups, 1, 0.5, 1, test_size=test_size)
+        assert len(split.test) == 9
 
 
 def test_groups_of_one_size_with_a_class_in_a_single_group_are_split():

@@ -42,6 +42,15 @@ def test_what_a_killed_program_left_half_written_is_removed(tmp_path):
     ]
 
 
+def test_a_folder_that_cannot_be_moved_is_an_error_unless_another_process_has_made_it(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "tiles") as folder:
+        folder.rmdir()
+    with atomic_folder(tmp_path / "tiles") as folder:
+        (tmp_path / "tiles").mkdir()
+        (tmp_path / "tiles/theirs").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["tiles", "theirs"]
+
+
 def test_relative_folders_have_a_relative_common_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert str(common_folder(["runs/a", "./runs/a/b"])) == "runs/a"

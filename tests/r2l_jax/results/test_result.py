@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -54,8 +55,9 @@ def test_text_shows_points_intervals_missing_numbers_and_notes():
 
 
 def test_what_was_written_is_read_again(tmp_path):
-    write(tmp_path, made(score=0.5))
+    write(tmp_path, dataclasses.replace(made(score=0.5), captions={"picture": "a gray field"}))
     found = stored(tmp_path)
+    assert found.captions["picture"] == "a gray field"
     assert found.metadata["score"] == 0.5
     assert found.text() == made().text()
     np.testing.assert_array_equal(found.outcomes.arrays["counted"], np.arange(6.0).reshape(2, 3))

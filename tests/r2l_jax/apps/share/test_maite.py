@@ -340,6 +340,12 @@ def test_a_maite_data_set_becomes_the_raw_images_of_its_camera(levels):
     assert boxes[0][1][:, 4].tolist() == [-1, -1]
     column, row = Blobs()[3][1].boxes[0][:2]
     np.testing.assert_array_equal(boxes[3][1][0], [column, row, column + 6, row + 6, 0, 0])
+    wide, target = Blobs(), Target(np.array([[20, 2, 60, 30]]), np.array([7]), np.ones(1))
+    wide.data = [(np.full((3, 33, 48), 40, np.uint8), target, {"id": "wide"})]
+    # Its last row is cropped, and the box ends at the border.
+    assert r2l_jax.maite.dataset(wide, CAMERA)[0][1].tolist() == [[20, 2, 48, 30, 1, 0]]
+    target.boxes[0, 3] = 33
+    assert r2l_jax.maite.dataset(wide, CAMERA)[0][1].tolist() == [[20, 2, 48, 32, 1, 0]]
 
 
 @pytest.mark.shows("r2l_jax.evaluate(camera)")
