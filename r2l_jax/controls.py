@@ -90,7 +90,8 @@ def train(data: AnyData = None, **settings: Any) -> "Run":
     """Trains a run, or resumes it, and returns its best models.
 
     `data` is the folder of a data set (see `dataset`) or of raw files in sub-folders of classes, or a `RawDataset`; by
-    default, the embedded one. `progress` shows bars. The run is `<logdir>/<experiment_name>/<run_name>`.
+    default, the embedded one. `progress` shows bars. The run is `<logdir>/<experiment_name>/<run_name>`; its `score`
+    is on validation samples, and its `tested` on test samples, if there are any, with an interval.
     """
     from r2l_jax.apps.share.hub import load
     from r2l_jax.programs import train as program

@@ -38,6 +38,7 @@ from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import NamedPipeline, metering_of
 from r2l_jax.results.result import Arrays, points
 from r2l_jax.training.model_io import Trained
+from r2l_jax.training.run import Tested
 
 # The most parameter values that are computed together; more fill a device's memory, and are no faster.
 TOGETHER = 16
@@ -240,32 +241,13 @@ def by_member(blocks: Iterable[Outcomes]) -> dict[str, list[tuple[str, Outcomes]
     return found
 
 
-class Tested(NamedTuple):
-    """The score of a run, or the mean of a group's, on test samples, with its 95% confidence interval.
-
-    Attributes:
-        name: the name of the score.
-        value: the estimate; `low` and `high` bound the interval.
-        samples: the number of test samples, in so many `groups` that depend on each other.
-        seeds: the number of members.
-    """
-
-    name: str
-    value: float
-    low: float
-    high: float
-    samples: int
-    groups: int
-    seeds: int
-
-    @property
-    def line(self) -> str:
-        """The line that training ends with."""
-        value, low, high = map(points, (self.value, self.low, self.high))
-        of = f"mean of {self.seeds} seeds, " if self.seeds > 1 else ""
-        drawn = statistics.drawn(self.samples, self.groups, "test")
-        title = f"test {self.name}:".ljust(22)
-        return f"{title}{value} (95% confidence interval: {low} to {high}; {of}{drawn}, best checkpoint)"
+def stated(found: Tested) -> str:
+    """Returns the line about test samples that training ends with."""
+    value, low, high = map(points, (found.value, found.low, found.high))
+    of = f"mean of {found.seeds} seeds, " if found.seeds > 1 else ""
+    drawn = statistics.drawn(found.samples, found.groups, "test")
+    title = f"test {found.name}:".ljust(22)
+    return f"{title}{value} (95% confidence interval: {low} to {high}; {of}{drawn}, best checkpoint)"
 
 
 def tested(uri: str, code: tuple[str, ...]) -> Tested | None:

@@ -59,4 +59,4 @@ def main(config: TrainingProgram) -> None:
     measures = config.training.tracking.log_model and jax.process_count() == 1
     if measures and (found := measure.tested(str(config.training.run_dir), config.training.code)):
         write_json(config.training.run_dir / TEST, found._asdict())
-        print(found.line)
+        print(measure.stated(found))

@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float32, Shaped
 
 import isp
 from isp.metering import Part
-from r2l_jax.data.files.decoding import check_finite
+from r2l_jax.data.files.decoding import check_finite, reading
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.reference_camera import Reference
 from r2l_jax.data.raw_dataset import RawDataset
@@ -24,7 +25,8 @@ from r2l_jax.errors import InputError
 from r2l_jax.model.adaptation import adapt
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import NamedPipeline, metering_of
-from r2l_jax.training.model_io import NAME, Trained, open, places_of, read_file, record_of
+from r2l_jax.training.model_io import NAME, SHARED, TEST, Trained, open, places_of, read_file, record_of
+from r2l_jax.training.record import fold_folders, fold_number
 
 # The default number of raw images processed at once.
 BATCH = 32
@@ -33,6 +35,25 @@ BATCH = 32
 _BEYOND = 0.1
 
 Raws = Shaped[Array | np.ndarray, "..."] | Part
+
+
+class Tested(NamedTuple):
+    """The score of a run, or the mean of a group's, on test samples, with its 95% confidence interval.
+
+    Attributes:
+        name: the name of the score.
+        value: the estimate; `low` and `high` bound the interval.
+        samples: the number of test samples, in so many `groups` that depend on each other.
+        seeds: the number of members.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    samples: int
+    groups: int
+    seeds: int
 
 
 class Run:
@@ -55,6 +76,9 @@ class Run:
     def __repr__(self) -> str:
         about, places = self.about, ", ".join(str(fold.folder) for fold in self.folds)
         score = f"validation {about.scored_by} {about.score:.4g}"
+        if test := self.tested:
+            drawn = f"{test.samples} images" + f" of {test.groups} groups" * (test.groups < test.samples)
+            score += f", test {test.name} {test.value:.4g} ({test.low:.4g} to {test.high:.4g}; {drawn})"
         adapted = f"; adapted: {about.adapted.get('by', 'by hand')}" if about.adapted else ""
         known = f"{about.task} of {', '.join(about.classes)}; {score}, {about.checkpoint} checkpoint"
         return f"Run of {places}: {known}{adapted}"
@@ -62,6 +86,22 @@ class Run:
     def __iter__(self) -> Iterator[Trained]:
         """Yields the folds."""
         return iter(self.folds)
+
+    @property
+    def tested(self) -> Tested | None:
+        """The score on test samples that is stored for exactly these models; None without one."""
+        folder, several = self.folds[0].folder, len(self.folds) > 1
+        if (folder / SHARED).exists():
+            file = folder / TEST
+        elif fold_number(folder) is None or len(fold_folders(folder.parent)) > 1:
+            return None  # A score on test samples is of all folds together.
+        else:
+            file = (folder.parents[1] if several else folder.parent) / TEST
+        if not file.exists() or any(fold.about.adapted or fold.about.checkpoint != "best" for fold in self):
+            return None
+        with reading(file):
+            found = Tested(**json.loads(file.read_text()))
+        return found if found.seeds == len(self.folds) else None
 
     @functools.cached_property
     def _split(self) -> list[tuple[nnx.GraphDef, nnx.State]]:

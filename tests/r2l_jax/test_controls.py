@@ -416,7 +416,12 @@ def test_text_that_is_no_number_is_refused():
 
 def test_objects_say_what_they_are(run, data):
     assert repr(data) == "RawDataset Arrays: 128 samples of 8 groups, classification of dark, bright"
-    assert repr(run).startswith(f"Run of {run.folds[0].folder}: classification of dark, bright; validation accuracy ")
+    found = run.tested
+    named = f"Run of {run.folds[0].folder}: classification of dark, bright; validation accuracy {run.score:.4g}, "
+    interval = f"{found.low:.4g} to {found.high:.4g}; 32 images of 2 groups"
+    assert repr(run) == f"{named}test accuracy {found.value:.4g} ({interval}), best checkpoint"
+    assert found.value == pytest.approx(accuracy_of_tested(run, data))
+    assert run.adapted(data.samples(np.arange(32))[0], force=True).tested is None
 
 
 def test_signatures_have_the_settings_of_the_programs():

@@ -1,6 +1,5 @@
 """The description of an exported model, model.json, and the camera that its processing has learned."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -10,13 +9,10 @@ import numpy as np
 
 import isp
 from r2l_jax.apps.export.parts import Part
-from r2l_jax.data.files.decoding import reading
 from r2l_jax.drift.limits import stated
-from r2l_jax.drift.measure import Tested
 from r2l_jax.model.processors import Standardize
 from r2l_jax.pipelines import camera_with, metering_of
-from r2l_jax.training.model_io import SHARED, TEST, Trained
-from r2l_jax.training.record import fold_folders, fold_number
+from r2l_jax.training.model_io import Trained
 from r2l_jax.training.run import Run
 
 # How an export sets its exposure and white balance, by whether the model was trained on parts of frames.
@@ -47,25 +43,9 @@ def processing_of(model: Run) -> str:
     return f"{name}={pathlib.Path(value).name}"
 
 
-def tested(model: Run) -> Tested | None:
-    """Returns the score on test samples that is stored for exactly these models, or None."""
-    folder, several = model.folds[0].folder, len(model.folds) > 1
-    if (folder / SHARED).exists():
-        file = folder / TEST
-    elif fold_number(folder) is None or len(fold_folders(folder.parent)) > 1:
-        return None  # A score on test samples is of all folds together.
-    else:
-        file = (folder.parents[1] if several else folder.parent) / TEST
-    if not file.exists() or any(fold.about.adapted or fold.about.checkpoint != "best" for fold in model):
-        return None
-    with reading(file):
-        found = Tested(**json.loads(file.read_text()))
-    return found if found.seeds == len(model.folds) else None
-
-
 def _trained(fold: Trained) -> dict[str, Any]:
     """Describes the training of one model, in which the models of an ensemble differ."""
-    layer, test = fold.model.normalizer, tested(Run([fold]))
+    layer, test = fold.model.normalizer, Run([fold]).tested
     deviation = layer.std[...] if isinstance(layer, Standardize) else jnp.sqrt(layer.var[...] + layer.epsilon)
     return {
         "identity": fold.identity,

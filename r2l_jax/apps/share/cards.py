@@ -41,13 +41,13 @@ _TASKS = {
 def model_card(model: "Run", **said: str) -> ModelCard:
     """Makes the model card of a run or an ensemble; raises an InputError unless all that is said is in `SAID`."""
     # Imported here, because programs that write data sets would start two seconds later.
-    from r2l_jax.apps.export.description import processing_of, tested
+    from r2l_jax.apps.export.description import processing_of
     from r2l_jax.config import TrainConfig
     from r2l_jax.drift import limits, statistics
 
     if unknown := sorted(said.keys() - {*SAID}):
         raise InputError(f"a model card has no field {' and no '.join(unknown)}: it has {', '.join(SAID)}")
-    about, test = model.folds[0].without_paths().about, tested(model)
+    about, test = model.folds[0].without_paths().about, model.tested
     simulated = simulation(str(about.flags["dataset"]), model.config.data.data_dir)
     front = ModelCardData(
         library_name="r2l_jax",

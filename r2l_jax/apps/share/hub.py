@@ -85,7 +85,7 @@ class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
         return cards.model_card(self, **said)
 
     def _save_pretrained(self, save_directory: pathlib.Path) -> None:
-        from r2l_jax.apps.export.description import described, tested
+        from r2l_jax.apps.export.description import described
         from r2l_jax.apps.share import cards
         from r2l_jax.drift import limits
         from r2l_jax.results import result
@@ -98,7 +98,7 @@ class SharedRun(Run, ModelHubMixin, library_name="r2l_jax"):
             name = NAME if len(self.folds) == 1 else f"model_{number:03d}.safetensors"
             fold.without_paths().write(save_directory / name)
         write_json(save_directory / SHARED, {"library_name": "r2l_jax", **described(self, {}), **environment()})
-        if (score := tested(self)) is not None:
+        if (score := self.tested) is not None:
             write_json(save_directory / TEST, score._asdict())
         if (envelope := limits.stated(self)) is not None:
             write_json(save_directory / limits.FOLDER / limits.FILE, envelope)
