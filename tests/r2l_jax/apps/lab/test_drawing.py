@@ -18,3 +18,5 @@ def test_the_histogram_shows_clipped_pixels_and_is_scaled_by_the_others():
     wanted[2, 63] = 0
     paths = [re.findall(r"L(\d+) ([-\d.]+)(?= )", path) for path in re.findall(r'd="(M[^"]*)"', drawn)]
     np.testing.assert_allclose(np.array(paths, float), [[*enumerate(each)] for each in wanted], atol=0.05)
+    # Each ends at the lower right corner.
+    assert drawn.count(" L63 60Z") == 3

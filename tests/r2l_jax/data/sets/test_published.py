@@ -207,3 +207,12 @@ def test_wrong_files_are_named_and_leave_no_tiles(drone, microscopy, name, spoil
     with pytest.raises(InputError, match=message):
         datasets.load(name, data_dir=root)
     assert not [path for path in root.glob("drone/tiles_256/*/*/*") if path.is_dir()]
+
+
+def test_normalization_is_that_of_the_published_program():
+    drone = ((0.35, 0.36, 0.35), (0.12, 0.11, 0.12))
+    assert {
+        "Microscopy": ((0.91, 0.84, 0.94), (0.08, 0.12, 0.05)),
+        **dict.fromkeys(("Drone", "DroneSegmentation", "DroneSegmentationFull"), drone),
+    } == published.STATIC_STATISTICS
+    assert published.MOSAIC_STATISTICS == {"Microscopy": ((0.5663, 0.1401, 0.0731), (0.097, 0.0423, 0.008))}

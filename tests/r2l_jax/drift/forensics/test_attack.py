@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from small_runs import history, metrics, model
 
+import isp
 from r2l_jax.cli.flags import replace
 from r2l_jax.drift.forensics.attack import Attack, rule_of
 from r2l_jax.drift.search.ranges import deviation
@@ -93,6 +94,13 @@ def test_refuses_a_parameter_that_the_pipeline_lacks_before_it_trains(attacked):
     with pytest.raises(InputError, match=r"^`adv_parameters` must be one of all, .*; give `adv_noise_layer` as well$"):
         train.run(config, Attack)
     assert not (config.run_dir / "fold_0").exists()
+
+
+def test_refuses_a_second_noise_layer(attacked):
+    steps, camera = Plan(attacked[0], Attack).steps, isp.CAMERAS["drone"]
+    Attack.check(steps, isp.parametrized(camera))
+    with pytest.raises(InputError, match=r"^`adv_noise_layer`: .* already has an additive_layer$"):
+        Attack.check(steps, isp.parametrized(camera, additive_layer=(16, 16)))
 
 
 @pytest.mark.shows("train --adv_parameters --adv_aux_loss --adv_aux_weight")
