@@ -128,6 +128,24 @@ def test_tiny_black_and_white_mosaics_of_half_precision_stay_mosaics(name):
     assert bool(((drifted >= 0) & (drifted <= 1)).all())
 
 
+@pytest.mark.parametrize(
+    ("kelvins", "x", "y"),
+    [
+        (1700, 0.5610, 0.4049),
+        (2000, 0.5267, 0.4133),
+        (2856, 0.4476, 0.4074),
+        (4000, 0.3805, 0.3768),
+        (6500, 0.3135, 0.3237),
+        (10000, 0.2807, 0.2884),
+    ],
+)
+def test_black_bodies_have_the_chromaticities_of_cie_tables(kelvins, x, y):
+    """Of the 2 degree observer; sRGB's primaries and white are those of IEC 61966-2-1."""
+    to_xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
+    xyz = to_xyz @ np.asarray(sensor_drift.planckian(1e6 / kelvins), float)
+    np.testing.assert_allclose(xyz[:2] / xyz.sum(), (x, y), atol=0.002)
+
+
 def test_a_lamp_takes_no_more_light_from_a_color_than_there_is():
     """Through the microscope's matrix, the blue of this lamp would be negative."""
     camera = dataclasses.replace(CAMERAS["microscopy"], black_level=(0.1,) * 4, read_noise=0)
