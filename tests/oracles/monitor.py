@@ -1,4 +1,7 @@
-"""The tests of a monitor, from docs/monitoring.md, the docstrings of `r2l_jax.drift.monitoring` and their papers."""
+"""The tests of a monitor, from docs/monitoring.md and the papers of the tests.
+
+No page defines the single statistics of images: these follow `r2l_jax.drift.monitoring.statistics`.
+"""
 
 import numpy as np
 from oracles import isp, network, scores
