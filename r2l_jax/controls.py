@@ -196,7 +196,8 @@ def adapt(run: AnyRun, data: AnyData = None, **settings: Any) -> "Run | Result":
             raise InputError(f"`{min(unknown)}` has no effect on an array of images without labels")
         if method == "statistics":
             return model.adapted(data, **settings)
-        return methods.tuned(model, data, called(MethodSettings, settings))
+        wanted = {**settings, "method": method, "unlabeled": len(data)}
+        return methods.tuned(model, data, called(MethodSettings, wanted))
     place = datasets.given(data) if isinstance(data, RawDataset) else data
     drifted = {} if data is None else {"drifted_data_dir": place}
     with _opened(run, None, settings) as (uri, how):

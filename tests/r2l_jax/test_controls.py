@@ -185,9 +185,11 @@ def test_adapting_to_an_array_returns_a_model_that_every_control_takes(run, data
 
 def test_the_processing_is_tuned_to_an_array_without_labels(run):
     dark = data_of(light=0.25)
-    raws, tuning = dark.samples(np.arange(64))[0], {"method": "processing", "force": True}
+    raws, tuning = dark.samples(np.arange(60))[0], {"method": "processing", "force": True}
     gains, every = (r2l_jax.adapt(run, raws, steps=1, parameters=each, **tuning) for each in ("white_balance", ()))
     longer = r2l_jax.adapt(run, raws, steps=20, **tuning)
+    recorded = longer.about.adapted["settings"]
+    assert [recorded[name] for name in ("method", "unlabeled", "labeled", "steps")] == ["processing", 60, 0, 20]
     kept = r2l_jax.adapt(run, raws, method="statistics", force=True)
     before, *after = (each.pipeline.parameters() for each in (run, gains, every, longer, kept))
     changed = [{name for name in before if (each[name] != before[name]).any()} for each in after]
