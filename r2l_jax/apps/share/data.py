@@ -43,10 +43,13 @@ def of_folder(config: DataSettings) -> DataFolder:
     """Describes the data set "Folder", whose files are all read, or a set of pictures, see `of_set`.
 
     Raises:
-        InputError: the folder cannot be loaded, or its annotations are elsewhere.
+        InputError: the folder cannot be loaded, its annotations are elsewhere, or a setting has no effect on a set.
     """
     root = pathlib.Path(config.data_dir or "")
     if (found := result.read(root)) is not None and "acquisition" in found.metadata:
+        for name in ("camera", "tile_size", "classes", "group", "annotations"):
+            if getattr(config, name) != getattr(type(config), name):
+                raise InputError(f"`{name}` has no effect on a set that synthesize.py has written, which has its own")
         return of_set(root)
     source = {name: value for name, value in config.source.items() if not name.startswith("synthetic")}
     with tempfile.TemporaryDirectory() as scratch:

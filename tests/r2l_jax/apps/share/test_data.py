@@ -204,6 +204,8 @@ def test_synthesized_sets_say_what_is_simulated(tmp_path):
     again = loaded(root)
     assert (again.metadata.data_limitations, records(again, "samples")) == (dim.metadata.data_limitations, rows)
     assert "License: mit" in (root / "README.md").read_text()
+    with pytest.raises(InputError, match="^`group` has no effect on a set that synthesize.py has written"):
+        program.main(program.CardConfig(data_dir=str(root), group="folder"))
 
 
 @pytest.mark.shows("card --description --citation --collection --annotation")
