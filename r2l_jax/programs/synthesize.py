@@ -18,10 +18,14 @@ def main(config: SynthesisConfig) -> None:
     """Writes the sets that the flags name."""
     import pathlib
 
-    from r2l_jax.apps.share import data
+    from r2l_jax.apps.share import croissant, data
     from r2l_jax.drift.synthesis import synthesis
+    from r2l_jax.results import result
 
     synthesis.run(config)
     for each in config.sets:
         folder = pathlib.Path(config.output, each.name)
-        data.write(folder, data.of_set(folder))
+        described, made = folder / croissant.FILE, folder / result.FILE
+        # A set that stays keeps what `card.py` has added to its description.
+        if not described.exists() or described.stat().st_mtime_ns < made.stat().st_mtime_ns:
+            data.write(folder, data.of_set(folder))

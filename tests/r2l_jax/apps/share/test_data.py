@@ -186,7 +186,8 @@ def test_synthesized_sets_say_what_is_simulated(tmp_path):
     camera = isp.Camera(**CAMERA)
     taken = r2l_jax.data.from_arrays(raws, [0, 1, 0, 1, 0, 1], camera, groups=[0, 0, 1, 1, 2, 2])
     r2l_jax.synthesize(output=tmp_path / "phantoms", **settings)
-    r2l_jax.synthesize(taken, output=tmp_path / "taken", pipelines=["parametrized"], exposures=[0.5], format="png")
+    drifts = {"output": tmp_path / "taken", "pipelines": ["parametrized"], "exposures": [0.5], "format": "png"}
+    r2l_jax.synthesize(taken, **drifts)
     phantoms, clean, dim = (
         loaded(each.parent)
         for folder in ("phantoms", "taken")
@@ -204,7 +205,11 @@ def test_synthesized_sets_say_what_is_simulated(tmp_path):
     again = loaded(root)
     assert (again.metadata.data_limitations, records(again, "samples")) == (dim.metadata.data_limitations, rows)
     assert "License: mit" in (root / "README.md").read_text()
-    with pytest.raises(InputError, match="^`group` has no effect on a set that synthesize.py has written"):
+    r2l_jax.synthesize(taken, **drifts)
+    assert "License: mit" in (root / "README.md").read_text()
+    r2l_jax.synthesize(taken, **drifts, seed=1)
+    assert "License: mit" not in (root / "README.md").read_text()
+    with pytest.raises(InputError, match=r"^`group` has no effect on a set that synthesize\.py has written"):
         program.main(program.CardConfig(data_dir=str(root), group="folder"))
 
 
