@@ -28,7 +28,7 @@ from r2l_jax.drift.adjustment.config import AdjustmentConfig, MethodSettings
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.monitoring.config import MonitorConfig
 from r2l_jax.drift.synthesis.config import EvaluationConfig, SynthesisConfig
-from r2l_jax.errors import InputError
+from r2l_jax.errors import InputError, warn
 from r2l_jax.programs.export import ExportConfig
 from r2l_jax.programs.report import ReportConfig
 from r2l_jax.programs.train import TrainingProgram
@@ -176,13 +176,16 @@ def adapt(run: AnyRun, data: AnyData = None, **settings: Any) -> "Run | Result":
     """Adapts a model to drifted data, without labels or with a few.
 
     With an array of new raw images `(N, H, W)` in [0, 1], the adapted model is returned: its statistics are mixed with
-    those of the images, and with `method="processing"`, its processing is tuned as well. With a `RawDataset` of drifted
-    samples, or with simulated drifts such as `exposures=0.5`, the result says how much of the score is recovered, and
-    its `metadata["adapted"]` has the folder of the adapted run of each drift.
+    those of the images, and with `method="processing"`, its processing is tuned as well. Without drift, the model is
+    returned as it is, with a warning, unless `force` is set.
+
+    With a `RawDataset` of drifted samples, or with simulated drifts such as `exposures=0.5`, the result says how much
+    of the score is recovered, and its `metadata["adapted"]` has the folder of the adapted run of each drift.
     """
     from r2l_jax.data.raw_dataset import RawDataset
     from r2l_jax.data.sets import datasets
     from r2l_jax.drift.adjustment import adjustment, methods
+    from r2l_jax.drift.monitoring import reference
     from r2l_jax.training.run import Run, load
 
     if _is_network(run):
@@ -194,6 +197,11 @@ def adapt(run: AnyRun, data: AnyData = None, **settings: Any) -> "Run | Result":
         tuning = {"parameters", "steps", "batch_size", "seed"} if method == "processing" else set[str]()
         if unknown := settings.keys() - {"force", *tuning}:
             raise InputError(f"`{min(unknown)}` has no effect on an array of images without labels")
+        if not settings.get("force"):
+            raws = model.unlabeled(data)
+            if (reason := reference.unnoticed(model, raws, lambda: reference.make(model))) is not None:
+                warn(f"the model stays as it is: {reason}; `force` adapts it")
+                return model
         if method == "statistics":
             return model.adapted(data, **settings)
         wanted = {**settings, "method": method, "unlabeled": len(data)}

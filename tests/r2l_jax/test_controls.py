@@ -183,6 +183,19 @@ def test_adapting_to_an_array_returns_a_model_that_every_control_takes(run, data
     assert found.tables["drops"].numbers("accuracy")["clean"] == pytest.approx(accuracy_of_tested(adapted, data))
 
 
+def test_without_drift_an_array_changes_no_model(run, data, capsys):
+    tested = data.samples(run.folds[0].split.test)[0]
+    for method in ("statistics", "processing"):
+        assert r2l_jax.adapt(run, tested, method=method) is run
+        said = capsys.readouterr().err
+        assert "the model stays as it is: no drift is detected in 32 images, compared with 32 clean ones" in said
+        assert said.rstrip().endswith("; `force` adapts it")
+    # With drift, it goes on to whether the images show all classes.
+    dark = data_of(light=0.6, seed=7).samples(np.arange(64))[0]
+    with pytest.raises(InputError, match="cannot be adapted: the 64 images are not a mixture of the training classes"):
+        r2l_jax.adapt(run, dark)
+
+
 def test_the_processing_is_tuned_to_an_array_without_labels(run):
     dark = data_of(light=0.25)
     raws, tuning = dark.samples(np.arange(60))[0], {"method": "processing", "force": True}
