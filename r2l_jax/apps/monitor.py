@@ -260,7 +260,14 @@ class _Call:
             ends = " to ".join(f"{min(1.0, planned * rate):.1%}" for rate in (low, high))
         else:
             ends = f"one in {1 / high:.0f} to {1 / low:.0f}"
-        return [f"false alarms: {false_alarms} on average; for 95% of references of {known} images, {ends}"]
+        rates = [f"false alarms: {false_alarms} on average; for 95% of references of {known} images, {ends}"]
+        groups = len(np.unique(self._known.groups))
+        if groups < known:
+            rates.append(
+                f"the reference has {groups} groups, and the tests count images: images of other groups, such as other "
+                "patients, may raise an alarm more often than that"
+            )
+        return rates
 
     def _placed(self, monitor: Monitor) -> list[str]:
         """Says whether the diagnosis is inside the operating envelope of the run, if one is stated."""

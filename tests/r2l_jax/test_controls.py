@@ -231,6 +231,7 @@ def test_adapting_under_simulated_drift_names_the_adapted_run(run):
 def test_monitoring_arrays_tells_new_light_from_old(run):
     assert r2l_jax.monitor(run) is None
     calm = r2l_jax.monitor(run, data_of(count=32, seed=11).samples(np.arange(32))[0])
+    assert any(note.startswith("the reference has 2 groups, and the tests count") for note in calm.metadata["notes"])
     drifted = r2l_jax.monitor(run, data_of(count=32, seed=12, light=0.5).samples(np.arange(32))[0])
     assert (calm.metadata["alarm"], drifted.metadata["alarm"]) == (False, True)
 

@@ -151,6 +151,7 @@ def test_drift_is_an_alarm_by_exit_status_and_its_window_is_named(run_dir, scene
     # Each window of 24 images has a level of 2.5%, and the reference 48.
     rates = "at most 5% of calls on average; for 95% of references of 48 images, 1.2% to 17.4%"
     assert f"false alarms: {rates}" in said
+    assert "the tests count images" not in said
 
 
 def test_all_windows_of_a_call_share_its_level(run_dir, scenes, tmp_path, monkeypatch):
