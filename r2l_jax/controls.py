@@ -175,12 +175,12 @@ def forensics(run: AnyRun, data: AnyData = None, **settings: Any) -> "dict[str, 
 def adapt(run: AnyRun, data: AnyData = None, **settings: Any) -> "Run | Result":
     """Adapts a model to drifted data, without labels or with a few.
 
-    With an array of new raw images `(N, H, W)` in [0, 1], the adapted model is returned: its statistics are mixed with
-    those of the images, and with `method="processing"`, its processing is tuned as well. Without drift, the model is
-    returned as it is, with a warning, unless `force` is set.
+    With an array of new raw images `(N, H, W)` in [0, 1], it returns the adapted model, whose statistics are mixed with
+    those of the images. `method="processing"` also tunes the processing. Without drift, it warns and returns the model
+    as it is, unless `force` is set.
 
-    With a `RawDataset` of drifted samples, or with simulated drifts such as `exposures=0.5`, the result says how much
-    of the score is recovered, and its `metadata["adapted"]` has the folder of the adapted run of each drift.
+    With a `RawDataset` of drifted samples, or with simulated drifts such as `exposures=0.5`, it returns a result, which
+    says how much of the score is recovered; `metadata["adapted"]` has the folder of the adapted run of each drift.
     """
     from r2l_jax.data.raw_dataset import RawDataset
     from r2l_jax.data.sets import datasets

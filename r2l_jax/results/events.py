@@ -7,7 +7,7 @@ import socket
 import time
 from typing import Any
 
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]  # generated
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]  # made at import
 from tensorboardX.record_writer import RecordWriter
 
 from r2l_jax.results.files import EVENTS, naming

@@ -32,10 +32,11 @@ OTHERS = {
     **{"low": 0.4, "high": 0.6, "sharpening_filter": OTHER_KERNEL, "segments": 6},
     "coefficients": np.float32([[0.3, 0.1, 0.1], [0.1, 0.2, 0.1], [0.2, 0.1, 0.3]]),
 }
-# What functions call the arguments of their makers.
+# The names of settings in the functions of stages, where they differ from those in the makers.
 NAMES = {"highlights": "mode", "sharpening_filter": "kernel", "segments": "rises"}
-# What else follows from an argument: windows of SciPy's 4 standard deviations to each side, of the bilateral filter 3,
-# thresholds that are soft up to their double, and the level of a gray card under the camera's gains.
+# What else a setting changes. A window reaches 4 standard deviations to each side, as in SciPy, and that of the bilateral
+# filter 3. A threshold is soft up to twice its value. A target of exposure is the level of a gray card, which depends on
+# the camera's gains.
 GRAY = 1 / np.array(DRONE.white_balance)
 FOLLOWING = {
     **{f"{name}(radius)": {"size": 5} for name in ("unsharp_masking", "unsharp_masking_vertical")},

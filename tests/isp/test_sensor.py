@@ -66,7 +66,7 @@ def test_the_spread_of_a_dark_exposure_is_the_cameras_read_noise_in_electrons():
 
 @pytest.mark.shows("isp.sensor.re_expose(kept, lost)")
 def test_noise_that_smoothing_has_taken_is_added_again():
-    """Of the variance in electrons, that of 7500 photons and a read-out of 4 electrons, a quarter is left."""
+    """7500 photons and the read-out have a variance of 7500 + 4² electrons, of which smoothing has left a quarter."""
     black, lost = 128 / 4095, np.random.default_rng(0).normal(size=(256, 256))
     raw = jnp.full((256, 256), black + (1 - black) * 0.5)
     noise = np.sqrt(0.75 * (7500 + 4**2)) / 15000 * (1 - black)

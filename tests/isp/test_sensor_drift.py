@@ -140,7 +140,7 @@ def test_tiny_black_and_white_mosaics_of_half_precision_stay_mosaics(name):
     ],
 )
 def test_black_bodies_have_the_chromaticities_of_cie_tables(kelvins, x, y):
-    """Of the 2 degree observer; sRGB's primaries and white are those of IEC 61966-2-1."""
+    """The tables are for the observer of 2 degrees, and the matrix from sRGB to XYZ is that of IEC 61966-2-1."""
     to_xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
     xyz = to_xyz @ np.asarray(sensor_drift.planckian(1e6 / kelvins), float)
     np.testing.assert_allclose(xyz[:2] / xyz.sum(), (x, y), atol=0.002)

@@ -92,7 +92,7 @@ def entropy(probabilities):
 
 
 class Seen:
-    """What the tests see of raw images: by test, an array with a row for each image.
+    """What the tests compare: statistics, features and predictions of each raw image.
 
     The models are the arrays of their files.
     """
@@ -181,7 +181,7 @@ def of_statistics(reference, new):
 def rates_of_one_reference(level, new, known):
     """The lowest and the highest false alarm rate of 95% of references, by the two-sided test of one normal mean.
 
-    The means of windows are around 0, and that of the reference is up to 1.96 of its standard errors away.
+    Windows without drift have a mean of 0. The mean of 95% of references is within 1.96 standard errors of it.
     """
     limit = stats.norm.ppf(1 - level / 2) * np.sqrt(1 / new + 1 / known)
     shifts = np.array([0, stats.norm.ppf(0.975) / np.sqrt(known)])

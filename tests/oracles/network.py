@@ -25,7 +25,7 @@ def logits(values, images):
 
 
 def layers(values, images):
-    """What each normalization layer gets, with the mean and the variance that it knows."""
+    """For each normalization layer, its input, and the mean and variance of its training."""
     norm, head = part(values, "normalizer"), part(values, "head")
     yield images, norm["mean"], norm["var"]
     yield _convolved(values, images), head["bn1.mean"], head["bn1.var"]

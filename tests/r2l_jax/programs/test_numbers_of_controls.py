@@ -177,7 +177,7 @@ def test_a_monitor_finds_the_distances_from_its_reference(trained, windows, monk
     rates = f"for 95% of references of 32 images, {3 * low:.1%} to {3 * high:.1%}"
     assert f"false alarms: at most 5% of calls on average; {rates}" in metadata["notes"]
     assert metadata["p_value"] == 3 * min(row["p-value"] for row in found["windows"])
-    # The labels are those of the mean of the models' probabilities.
+    # The models predict together, by the mean of their probabilities.
     right = reference.probabilities.mean(0).argmax(-1) == stored["targets"]
     expected = scores.interval(scores.means_of_groups(right, trained.groups[trained.tested()][places]), bounds=(0, 1))
     (shown,) = found["expected"]

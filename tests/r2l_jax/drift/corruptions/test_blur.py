@@ -51,7 +51,7 @@ def test_motion_blur_smears_a_pixel_over_as_many_as_stated():
     # The farthest weight lies between up to four pixels.
     assert reach == pytest.approx([12, 12, 12, 16, 18], abs=1.5)
     assert reach[0] == reach[1] == reach[2]
-    # What stays in place is the greatest weight of one side of a Gaussian.
+    # The first weight, which does not move the pixel, is the greatest one of a Gaussian's side.
     sides = [np.exp(-(np.arange(20) ** 2) / 2 / sigma**2) for sigma in (1, 1.5, 2, 2, 2.5)]
     assert [each[20, 20] for each in smeared] == pytest.approx([1 / side.sum() for side in sides], abs=1e-5)
 
