@@ -64,7 +64,7 @@ class Tracker(contextlib.AbstractContextManager):
     """
 
     def __init__(self, folder: pathlib.Path, first_epoch: int, save_tensors: bool, enabled: bool = True):
-        self._folder, self._enabled, self._save_tensors = folder, enabled, save_tensors and enabled
+        self._folder, self._save_tensors = folder, save_tensors and enabled
         if enabled:
             # Left behind by a call that was killed.
             for pictures in (folder / "results").glob("**/"):
@@ -124,7 +124,7 @@ class Tracker(contextlib.AbstractContextManager):
     def picture(self, name: str, picture: np.ndarray, epoch: int) -> None:
         """Records a picture `(rows, cols)` or `(rows, cols, 3)` in [0, 1]."""
         self._add(summary.image(name, picture.astype(np.float32), dataformats="HWC"[: picture.ndim]), epoch)
-        if self._enabled:
+        if self._events is not None:
             with replacing(self._path(name, epoch, "png")) as part:
                 Image.fromarray(np.round(255 * picture).astype(np.uint8)).save(part, "png")
 

@@ -34,9 +34,9 @@ OTHERS = {
 }
 # The names of settings in the functions of stages, where they differ from those in the makers.
 NAMES = {"highlights": "mode", "sharpening_filter": "kernel", "segments": "rises"}
-# What else a setting changes. A window reaches 4 standard deviations to each side, as in SciPy, and that of the bilateral
-# filter 3. A threshold is soft up to twice its value. A target of exposure is the level of a gray card, which depends on
-# the camera's gains.
+# What else a setting changes. A window reaches 4 standard deviations to each side, as in SciPy, and that of the
+# bilateral filter 3. A threshold is soft up to twice its value. The target of an exposure is the level of a gray card,
+# which depends on the camera's gains.
 GRAY = 1 / np.array(DRONE.white_balance)
 FOLLOWING = {
     **{f"{name}(radius)": {"size": 5} for name in ("unsharp_masking", "unsharp_masking_vertical")},
