@@ -203,6 +203,10 @@ def test_the_processing_is_tuned_to_an_array_without_labels(run):
     longer = r2l_jax.adapt(run, raws, steps=20, **tuning)
     recorded = longer.about.adapted["settings"]
     assert [recorded[name] for name in ("method", "unlabeled", "labeled", "steps")] == ["processing", 60, 0, 20]
+    # Each model of several is adapted by itself.
+    both = r2l_jax.adapt(Run([*run, *longer]), raws, steps=1, **tuning)
+    alone = every, r2l_jax.adapt(longer, raws, steps=1, **tuning)
+    assert [fold.identity for fold in both] == [each.identity for each in alone]
     kept = r2l_jax.adapt(run, raws, method="statistics", force=True)
     before, *after = (each.pipeline.parameters() for each in (run, gains, every, longer, kept))
     changed = [{name for name in before if (each[name] != before[name]).any()} for each in after]
@@ -438,6 +442,9 @@ def test_objects_say_what_they_are(run, data):
     assert repr(run) == f"{named}test accuracy {found.value:.4g} ({interval}), best checkpoint"
     assert found.value == pytest.approx(accuracy_of_tested(run, data))
     assert run.adapted(data.samples(np.arange(32))[0], force=True).tested is None
+    folder = run.folds[0].folder.parent
+    assert r2l_jax.load(folder).tested == found
+    assert r2l_jax.load(folder, checkpoint="last").tested is None
 
 
 def test_signatures_have_the_settings_of_the_programs():

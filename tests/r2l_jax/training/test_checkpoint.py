@@ -1,4 +1,7 @@
+import logging
 import shutil
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -118,3 +121,16 @@ def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path):
         with pytest.raises(InputError, match=message) as raised:
             read()
         assert "\n" not in str(raised.value)
+
+
+def test_only_what_is_raised_besides_is_hidden_and_only_meanwhile(tmp_path, monkeypatch):
+    shown, logger = [], logging.getLogger("absl")
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    level = logger.level
+    with Checkpoints(tmp_path / "checkpoints"):
+        for error in (RuntimeError("Event loop is closed"), ValueError("another error")):
+            sys.unraisablehook(types.SimpleNamespace(exc_value=error))
+        assert logger.level == logging.CRITICAL
+    assert [str(each.exc_value) for each in shown] == ["another error"]
+    assert sys.unraisablehook == shown.append
+    assert logger.level == level != logging.CRITICAL
