@@ -115,3 +115,14 @@ def test_models_that_agree_do_not_disagree():
     assert drawn(rng, 5, members=1).disagreement is None
     opposite = seen._replace(probabilities=np.float32([[[1, 0, 0]], [[0, 1, 0]]]))
     np.testing.assert_allclose(opposite.disagreement, np.log(2), rtol=1e-6)
+
+
+def test_outliers_do_not_widen_the_kernel_of_features(few):
+    """With the mean in place of the median of squared distances, two of them would hide that new images vary more."""
+    rng = np.random.default_rng(0)
+    known, new = drawn(rng, 40), drawn(rng, 20)
+    features = rng.normal(size=(60, 5)).astype(np.float32)
+    features[:2] = 30
+    features[40:] *= 2.5
+    known, new = known._replace(features=features[:40]), new._replace(features=features[40:])
+    assert alarm.compare(known, new, 0.05).tests["features"] < 0.01
