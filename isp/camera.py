@@ -26,8 +26,9 @@ class Camera:
     """Holds the calibration values that turn a camera's raw image into linear sRGB.
 
     Values may be given as arrays or sequences. They are kept as tuples, so a camera is hashable and can be a static
-    argument of a compiled function. Levels are fractions of the white level: a saturated site has the value 1. In JSON,
-    levels may be digital numbers instead, given together with the `white_level`.
+    argument of a compiled function. Levels are fractions of the white level: a saturated site has the value 1. Black
+    levels of 1 or more are digital numbers, which are divided by the `white_level` given with them. In JSON, all levels
+    beside a `white_level` are digital numbers.
 
     Attributes:
         black_level: The value of a dark site, below 1. For a Bayer pattern, one for each site of the 2x2 tile in the
@@ -65,21 +66,20 @@ class Camera:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pattern", cfa.canonical(self.pattern))
+        for name, check in _CHECKS.items():
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, check(name, given))
         levels = cfa.black_level_shape(self.pattern)
         for name, shape in (("black_level", levels), ("white_balance", (3,)), ("color_matrix", (3, 3))):
             given = getattr(self, name)
             if given is None and self.pattern == cfa.MONO:
                 given = np.ones(3) if name == "white_balance" else np.eye(3)
-            object.__setattr__(self, name, _as_tuples(_checked(name, given, shape)))
-        if max(self.black_level) >= 1:
-            raise ValueError(
-                f"black_level must be below the white level of 1, such as 256 / 4095, got {self.black_level}"
-            )
+            values = _checked(name, given, shape)
+            if name == "black_level":
+                values = _fractions(values, self.white_level if values.max() >= 1 else None)
+            object.__setattr__(self, name, _as_tuples(values))
         if 0 in np.asarray(self.white_balance):
             raise ValueError(f"white_balance must have no gain of 0, got {self.white_balance}")
-        for name, check in _CHECKS.items():
-            if (given := getattr(self, name)) is not None:
-                object.__setattr__(self, name, check(name, given))
 
     def parameters(self, *names: str) -> dict[str, Parameter]:
         """Makes the parameters that start from the calibration.
@@ -174,16 +174,8 @@ class Camera:
             figures[name] = _CHECKS[name](name, figures[name])
         for name in shapes.keys() & figures.keys():
             figures[name] = _checked(name, figures[name], *shapes[name])
-        if "white_level" in figures and "black_level" in figures:
-            white, black = figures["white_level"], figures["black_level"]
-            if black.max() >= white:
-                raise ValueError(f"black_level must be below the white_level of {white:g}, got {black.tolist()}")
-            figures["black_level"] = black / white
-        elif "black_level" in figures and (black := figures["black_level"]).max() >= 1:
-            raise ValueError(
-                f"black_level must be a fraction of the white level below 1, got {black.tolist()}: for digital "
-                "numbers, state the white_level"
-            )
+        if "black_level" in figures:
+            figures["black_level"] = _fractions(figures["black_level"], figures.get("white_level"))
         return {name: _as_tuples(value) for name, value in figures.items()}
 
 
@@ -211,6 +203,18 @@ _CHECKS: dict[str, Callable[[str, object], float | int]] = {
     "read_noise": functools.partial(_number, may_be_zero=True),
     "bits": _bits,
 }
+
+
+def _fractions(black: np.ndarray, white: float | None) -> np.ndarray:
+    """Divides black levels by the white level if there is one; raises a ValueError unless they are below white."""
+    if black.max() < (white or 1):
+        return black / (white or 1)
+    if white is not None:
+        raise ValueError(f"black_level must be below the white_level of {white:g}, got {black.tolist()}")
+    raise ValueError(
+        f"black_level must be a fraction of the white level below 1, got {black.tolist()}: for digital numbers, give "
+        "the white_level as well, such as white_level=4095"
+    )
 
 
 def _as_tuples(value: Any) -> Any:

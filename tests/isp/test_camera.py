@@ -34,7 +34,11 @@ def test_json_round_trip(camera):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"black_level": (0.1, 0.2, 1.0, 0.4)}, r"below the white level of 1, such as 256 / 4095, got \(0.1, 0.2, 1.0"),
+        (
+            {"black_level": (0.1, 0.2, 1.0, 0.4)},
+            r"a fraction of the white level below 1, got \[0.1, 0.2, 1.0, .* such as white_level=4095$",
+        ),
+        ({"black_level": [256] * 4, "white_level": 256}, r"black_level must be below the white_level of 256, got \[256"),
         ({"white_balance": None}, r"white_balance is missing, numbers of shape \(3,\)"),
         ({"black_level": (0.1, 0.2, 0.3)}, r"black_level must have shape \(4,\), got \(3,\)"),
         ({"white_balance": (1, float("nan"), 1)}, r"white_balance must be finite, got \[1.0, nan, 1.0\]"),
@@ -57,6 +61,13 @@ def test_json_with_a_white_level_has_levels_in_digital_numbers():
     assert isp.Camera.from_json(camera.to_json()) == camera
 
 
+@pytest.mark.parametrize("black", [[256, 0, 256, 512], [256 / 4096, 0, 256 / 4096, 512 / 4096]])
+def test_levels_of_1_or_more_are_digital_numbers(black):
+    camera = isp.Camera(**{**VALUES, "black_level": black}, white_level=4096)
+    assert (camera.black_level, camera.white_level) == ((0.0625, 0, 0.0625, 0.125), 4096)
+    assert isp.Camera.from_json(camera.to_json()) == camera
+
+
 def test_json_has_as_many_levels_as_the_array_needs():
     camera = isp.Camera.from_json('{"black_level": [64], "white_level": 1024, "pattern": "MONO"}')
     assert (camera.black_level, camera.white_balance) == ((0.0625,), (1, 1, 1))
@@ -71,7 +82,7 @@ def test_json_has_as_many_levels_as_the_array_needs():
         ("[]", "a camera must be a JSON object, got list"),
         ('{"gain": 1}', r"got \['gain'\]"),
         ('{"black_level": [0, 0, 0, 0]}', r"the camera lacks \['color_matrix', 'white_balance'\]"),
-        ('{"black_level": [64, 0, 0, 0]}', "black_level must be a fraction .*: for digital numbers, state the white_"),
+        ('{"black_level": [64, 0, 0, 0]}', "black_level must be a fraction .*: for digital numbers, give the white_"),
         ("[" * 200_000, "a camera must be a JSON object, got one that is nested too deeply"),
         (f'{{"black_level": [1{"0" * 400}, 0, 0, 0], {BODY}}}', r"black_level must be numbers .* got \[1000"),
     ],
