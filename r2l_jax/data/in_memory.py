@@ -80,8 +80,7 @@ def from_arrays(
 
     def read(index: int) -> Sample:
         raw = raws[index]
-        fractions = raw if divisor is None else np.minimum(raw / np.float64(divisor), 1)
-        return fractions.astype(np.float32, copy=False), targets[index]
+        return raw.astype(np.float32, copy=False) if divisor is None else fractions(raw, divisor), targets[index]
 
     digest = hashlib.sha256(str(divisor).encode())
     for array in (raws, targets):
@@ -129,6 +128,12 @@ def _divisor(raws: np.ndarray, of_camera: float | int | None, given: float | int
         raise InputError("`raws` are integers: give the `white_level` at which the sensor saturates, such as 4095")
     if not 0 < white < np.inf:
         raise InputError(f"`white_level` must be positive, got {white}")
+    check_integers(raws, white)
+    return white
+
+
+def check_integers(raws: np.ndarray, white: float | int) -> None:
+    """Raises an InputError if any of the integers `(N, H, W)` is negative; warns if many exceed the white level."""
     above = 0
     for index, raw in enumerate(raws):
         _check(raw, raw >= 0, "`raws` must not be negative", index)
@@ -136,7 +141,12 @@ def _divisor(raws: np.ndarray, of_camera: float | int | None, given: float | int
     if above > _ABOVE * raws.size:
         share = f"{above / raws.size:.0%} of the numbers in `raws` exceed"
         warn(f"{share} `white_level={white:g}` and are clipped: is it the level at which the sensor saturates?")
-    return white
+
+
+def fractions(raws: np.ndarray, white: float | int) -> np.ndarray:
+    """Divides integers by the white level; those above it are saturated."""
+    found = np.divide(raws, white, np.empty(raws.shape, np.float32), dtype=np.float64, casting="same_kind")
+    return np.minimum(found, 1)
 
 
 def _check(values: np.ndarray, valid: np.ndarray, expected: str, index: int) -> None:

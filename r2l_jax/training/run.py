@@ -19,6 +19,7 @@ from isp.metering import Part
 from r2l_jax.data.files.decoding import check_finite, reading
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.reference_camera import Reference
+from r2l_jax.data.in_memory import check_integers, fractions
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.devices import compiler
 from r2l_jax.errors import InputError
@@ -60,7 +61,8 @@ class Run:
     """A finished run, some of its folds, or the folds of the members of a group.
 
     It predicts with the mean of its folds' probabilities; its other attributes are those of its first fold. Raw images
-    are `(..., H, W)` in [0, 1], or an `isp.metering.Part`; a model of processed images takes images `(..., H, W, 3)`.
+    are `(..., H, W)` in [0, 1], integers if training knew their white level, or an `isp.metering.Part`; a model of
+    processed images takes images `(..., H, W, 3)`.
     Each size is compiled once, and `batch_size` images are processed at once.
     """
 
@@ -211,7 +213,7 @@ class Run:
         """
         if self.task.has_boxes and len(self.folds) > 1:
             raise InputError(f"boxes of {len(self.folds)} models have no mean: choose one fold of one run")
-        side = self.multiple
+        raws, side = self.checked(raws), self.multiple
         height, width = self._size(raws)
         if height % side or width % side:
             raise InputError(f"height and width must be multiples of {side} for this model, got {height}x{width}")
@@ -241,10 +243,17 @@ class Run:
         return shape[-rank], shape[1 - rank]
 
     def checked(self, raws: Raws) -> Any:
-        """Returns raw images in float32; raises an InputError unless they are floats in about [0, 1]."""
+        """Returns raw images in float32; raises an InputError unless they are floats in about [0, 1].
+
+        Integers are divided by training's white level, if it is known.
+        """
         self._size(raws)
+        white = self.about.white_level
 
         def checked(given: np.ndarray) -> np.ndarray:
+            if white is not None and given.dtype.kind in "iu":
+                check_integers(given.reshape(-1, *given.shape[-2:]), white)
+                return fractions(given, white)
             array = given.astype(np.float32, copy=False)
             check_finite(array, "raw images")
             low, high = array.min(), array.max()

@@ -3,6 +3,7 @@ import shutil
 
 import folds_by_hand
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 from flax import nnx
@@ -75,6 +76,20 @@ def test_raw_images_with_nan_are_refused_with_its_place(loaded, compute):
 def test_raw_images_of_another_range_are_refused(loaded, samples, method, change, message):
     with pytest.raises(InputError, match=rf"expected images of floats in \[0, 1\], got {message}"):
         getattr(loaded, method)(change(samples[0]))
+
+
+def test_integers_are_divided_by_the_white_level_of_the_training(one_epoch, samples, capsys):
+    run = load(one_epoch.run_dir)
+    run.about = msgspec.structs.replace(run.about, white_level=200.0)
+    # From 0 to 255, of which those above 200 are saturated.
+    numbers = np.linspace(0, 255, samples[0].size).reshape(samples[0].shape).astype(np.uint16)
+    wanted = np.minimum(numbers / 200, 1).astype(np.float32)
+    np.testing.assert_array_equal(run.predict(numbers), run.predict(wanted))
+    np.testing.assert_array_equal(run.render(numbers[0, None, :4, :4]), run.render(wanted[0, None, :4, :4]))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: 21% of the numbers in `raws` exceed `white_level=200` and are clipped: is it ")
+    with pytest.raises(InputError, match="`raws` must not be negative, got -1 at image 1, row 2, column 3"):
+        run.predict(np.where(np.arange(3 * 32 * 32).reshape(3, 32, 32) == 32 * 32 + 2 * 32 + 3, -1, 7))
 
 
 def test_raw_images_may_exceed_their_range_by_rounding(loaded, samples):
