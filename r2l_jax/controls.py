@@ -176,8 +176,8 @@ def adapt(run: AnyRun, data: AnyData = None, **settings: Any) -> "Run | Result":
     """Adapts a model to drifted data, without labels or with a few.
 
     With an array of new raw images `(N, H, W)`, in [0, 1] or integers of a known white level, it returns the adapted
-    model, whose statistics are mixed with those of the images. `method="processing"` also tunes the processing. Without drift, it warns and returns the model
-    as it is, unless `force` is set.
+    model, whose statistics are mixed with those of the images. `method="processing"` also tunes the processing. Without
+    drift, it warns and returns the model as it is, unless `force` is set.
 
     With a `RawDataset` of drifted samples, or with simulated drifts such as `exposures=0.5`, it returns a result, which
     says how much of the score is recovered; `metadata["adapted"]` has the folder of the adapted run of each drift.

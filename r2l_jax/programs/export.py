@@ -29,8 +29,8 @@ class ExportConfig(FinishedRun):
         each=EXPORT_PARTS,
     )
     formats: tuple[str, ...] | None = setting(
-        f"some of {', '.join(EXPORT_FORMATS)}, separated by commas; default: all; camera only if the processing "
-        "starts from a camera",
+        f"some of {', '.join(EXPORT_FORMATS)}, separated by commas; default: all; onnx only if its packages are "
+        "installed, and camera only if the processing starts from a camera",
         None,
         each=EXPORT_FORMATS,
     )

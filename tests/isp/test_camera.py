@@ -38,7 +38,7 @@ def test_json_round_trip(camera):
             {"black_level": (0.1, 0.2, 1.0, 0.4)},
             r"a fraction of the white level below 1, got \[0.1, 0.2, 1.0, .* such as white_level=4095$",
         ),
-        ({"black_level": [256] * 4, "white_level": 256}, r"black_level must be below the white_level of 256, got \[256"),
+        ({"black_level": [256] * 4, "white_level": 256}, r"black_level must be below the white_level of 256, got \["),
         ({"white_balance": None}, r"white_balance is missing, numbers of shape \(3,\)"),
         ({"black_level": (0.1, 0.2, 0.3)}, r"black_level must have shape \(4,\), got \(3,\)"),
         ({"white_balance": (1, float("nan"), 1)}, r"white_balance must be finite, got \[1.0, nan, 1.0\]"),

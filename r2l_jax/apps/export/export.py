@@ -14,7 +14,7 @@ from r2l_jax.apps.export import onnx_files, stablehlo
 from r2l_jax.apps.export.description import described, learned_camera
 from r2l_jax.apps.export.parts import PROBABILITIES, Part, ensemble_of, parts_of
 from r2l_jax.devices import compiler
-from r2l_jax.errors import InputError, root_cause
+from r2l_jax.errors import InputError, root_cause, warn
 from r2l_jax.model.heads import weights_of
 from r2l_jax.results.environment import environment
 from r2l_jax.results.files import clear_parts, replacing, write_json
@@ -67,7 +67,7 @@ def export_model(
         output: the folder.
         samples: raw images `(N, H, W)`, or processed ones if the model takes these. Exported functions take this size.
         parts: which of `names.EXPORT_PARTS`; None takes all that the model has.
-        formats: which of `names.EXPORT_FORMATS`; None takes all that the model has.
+        formats: which of `names.EXPORT_FORMATS`; None takes all that the model has and installed packages can write.
         gradient: whether StableHLO files include the reverse-mode derivative.
 
     Raises:
@@ -87,8 +87,12 @@ def export_model(
     chosen = {name: found[name] for name in _chosen("parts", parts, found)}
     others = ["safetensors"] * alone + ["camera"] * (camera is not None)
     wanted = _chosen("formats", formats, [*writers, *others])
-    if "onnx" in wanted:
-        onnx_files.check_installed()
+    if "onnx" in wanted and (package := onnx_files.missing()):
+        install = f"the package {package}: pip install 'r2l_jax[onnx]'"
+        if formats is not None:
+            raise InputError(f"`formats=onnx` needs {install}, or choose other formats")
+        warn(f"no ONNX files are written, which need {install}")
+        wanted = [each for each in wanted if each != "onnx"]
     with writing_to(output):
         if (output / NAME).exists():
             raise InputError(f"`output={output}` already holds an export: choose another folder")

@@ -11,16 +11,12 @@ from jax.extend import core
 
 from r2l_jax.apps.export.folding import folded
 from r2l_jax.apps.export.parts import Part
-from r2l_jax.errors import InputError, errors_only
+from r2l_jax.errors import errors_only
 
 
-def check_installed() -> None:
-    """Raises an InputError unless the packages of the extra `onnx` are installed."""
-    for name in ("jax2onnx", "onnx", "onnxruntime"):
-        if importlib.util.find_spec(name) is None:
-            raise InputError(
-                f"`formats=onnx` needs the package {name}: pip install 'r2l_jax[onnx]', or choose other formats"
-            )
+def missing() -> str | None:
+    """Returns a package of the extra `onnx` that is not installed, or None."""
+    return next((name for name in ("jax2onnx", "onnx", "onnxruntime") if importlib.util.find_spec(name) is None), None)
 
 
 def write(part: Part, target: Path) -> None:

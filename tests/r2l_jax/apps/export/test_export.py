@@ -1,6 +1,8 @@
 import dataclasses
+import importlib.util
 import json
 import pathlib
+import re
 import subprocess
 import sys
 from unittest.mock import Mock
@@ -151,6 +153,20 @@ def test_a_group_becomes_one_file_of_the_mean_of_its_probabilities(ensemble, raw
     ):
         with pytest.raises(InputError, match=words):
             export_model(ensemble, tmp_path / "other", raws, parts, formats)
+
+
+def test_without_its_packages_onnx_is_left_out_unless_it_is_wanted(model, raws, tmp_path, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jax2onnx" else find(name) or Mock())
+    outcomes = export_model(model, tmp_path / "out", raws)
+    files = [f"{part}.stablehlo" for part in ("whole", "isp", "head")] + ["model.safetensors", "camera.json"]
+    assert [(each.file, each.error) for each in outcomes] == [(file, None) for file in files]
+    assert not (tmp_path / "out" / "example.py").exists()
+    install = "the package jax2onnx: pip install 'r2l_jax[onnx]'"
+    assert capsys.readouterr().err == f"warning: no ONNX files are written, which need {install}\n"
+    with pytest.raises(InputError, match=f"^{re.escape(f'`formats=onnx` needs {install}, or ')}"):
+        export_model(model, tmp_path / "other", raws, formats=["onnx"])
+    assert not (tmp_path / "other").exists()
 
 
 # Imports of these fail, as in an environment without them.
