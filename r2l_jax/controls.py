@@ -462,9 +462,16 @@ def _of_network(
     from r2l_jax.training import train as training
 
     if not isinstance(data, RawDataset):
-        raise InputError("a network without a run needs `data`, a RawDataset such as r2l_jax.data.from_arrays makes")
+        raise InputError(
+            "a network without a run needs `data`, a RawDataset such as r2l_jax.data.from_arrays makes, in evaluate, "
+            "forensics or export; else use a run"
+        )
+    kind = type(network)
+    if "torch" in sys.modules and isinstance(network, sys.modules["torch"].nn.Module):
+        raise InputError(f"`run`: give r2l_jax.from_torch({kind.__name__}, ...), with its mean, std and size")
     if not callable(network):
-        raise InputError(f"`run` must be a run or a network, got {type(network).__name__}")
+        example = "lambda images: model.predict_log_proba(images.reshape(len(images), -1))"
+        raise InputError(f"`run` must be a run or a function of images, such as {example}, got {kind.__name__}")
     if isinstance(network, nnx.Module):
         head = network if isinstance(network, NormalizedHead) else from_flax(network)
     else:
@@ -476,7 +483,7 @@ def _of_network(
         named["pipeline"] = named_code.given(pipeline, "pipeline")
     elif pipeline is not None:
         named["pipeline"] = str(pipeline)
-    name = getattr(network, "__name__", type(network).__name__).strip("<>")
+    name = getattr(network, "__name__", kind.__name__).strip("<>")
     config = build(
         TrainConfig,
         {"dataset": datasets.given(data), "epochs": 0, "logdir": str(folder), "run_name": name, **named},

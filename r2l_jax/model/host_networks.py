@@ -30,6 +30,11 @@ from r2l_jax.named_code import in_one_line
 # What a network states of each object that it detects.
 _OF_OBJECTS = ("boxes", "scores", "labels")
 
+# Functions are only given to controls, of which forensics needs gradients.
+_WITHOUT = "; the tolerances of forensics (`analyses=tolerances`) work without them"
+
+_FOR_EXAMPLE = "as predict_log_proba of scikit-learn does"
+
 # JAX would also log the traceback of each error that a network raises.
 logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)
 
@@ -47,6 +52,8 @@ class HostNetwork(abc.ABC):
         """Returns the shape of the logits of an image of a shape `(3, H, W)`, found with a black one."""
         if image not in self._shapes:
             logits = self.logits(np.zeros((1, *image), np.float32))
+            if logits.shape[1] > 1 and logits.min() >= 0 and np.allclose(logits.sum(1), 1, atol=1e-3):
+                warn(f"the network seems to return probabilities, not logits: return their logarithms, {_FOR_EXAMPLE}")
             self._shapes[image] = jax.ShapeDtypeStruct(logits.shape[1:], jnp.float32)
         return self._shapes[image]
 
@@ -145,9 +152,11 @@ class NumpyNetwork(HostNetwork):
     def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
         """Computes the logits of images `(N, 3, H, W)`."""
         array = np.moveaxis(np.array(images), 1, -1)
-        logits = np.asarray(self._function(array), np.float32)
-        if logits.ndim not in (2, 4) or len(logits) != len(array):
-            raise InputError(f"the network must return logits (B, C) or (B, H, W, C), got shape {logits.shape}")
+        logits = np.asarray(self._function(array))
+        if logits.dtype.kind not in "fiu" or logits.ndim not in (2, 4) or len(logits) != len(array):
+            got = f"{logits.dtype} of shape {logits.shape} for {len(array)} images"
+            raise InputError(f"the network must return logits (B, C) or (B, H, W, C), {_FOR_EXAMPLE}, got {got}")
+        logits = logits.astype(np.float32, copy=False)
         return logits if logits.ndim == 2 else np.moveaxis(logits, -1, 1)
 
     def detections(self, images: np.ndarray) -> list[np.ndarray]:
@@ -397,8 +406,8 @@ def _array(tensor: Any) -> np.ndarray:
 def with_gradient(network: HostNetwork) -> TorchNetwork:
     """Returns a network that has gradients; raises an InputError for others."""
     if not isinstance(network, TorchNetwork):
-        kind = "an ONNX network" if isinstance(network, OnnxNetwork) else "a NumPy function"
-        raise InputError(f"the head must have gradients, got {kind}, which has none")
+        kind, hint = ("an ONNX network", "") if isinstance(network, OnnxNetwork) else ("a NumPy function", _WITHOUT)
+        raise InputError(f"the head must have gradients, got {kind}, which has none{hint}")
     return network
 
 

@@ -120,6 +120,11 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
         return self._row[f"val_{self.scored_by}"]
 
     @property
+    def state(self) -> str:
+        """The state of the model in words, for notes."""
+        return f"{self.checkpoint} checkpoint" if self.flags["epochs"] else "network as given"
+
+    @property
     def split(self) -> Split:
         """The training samples, by their indices in the data set."""
         return Split(*(np.array(getattr(self, f"{name}_indices"), np.int64) for name in Split._fields))

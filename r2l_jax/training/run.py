@@ -82,7 +82,7 @@ class Run:
             drawn = f"{test.samples} images" + f" of {test.groups} groups" * (test.groups < test.samples)
             score += f", test {test.name} {test.value:.4g} ({test.low:.4g} to {test.high:.4g}; {drawn})"
         adapted = f"; adapted: {about.adapted.get('by', 'by hand')}" if about.adapted else ""
-        known = f"{about.task} of {', '.join(about.classes)}; {score}, {about.checkpoint} checkpoint"
+        known = f"{about.task} of {', '.join(about.classes)}; {score}, {about.state}"
         return f"Run of {places}: {known}{adapted}"
 
     def __iter__(self) -> Iterator[Trained]:

@@ -168,10 +168,30 @@ def test_a_function_of_numpy_arrays_is_measured_but_has_no_gradients(data):
     scores = found.tables["drops"].numbers("accuracy")
     assert (scores["clean"], scores["light=0.5"]) == (1, 0.5)
     assert set(seen) == {(*data.shape, 3)}
-    with pytest.raises(InputError, match=r"^the head must have gradients, got a NumPy function, which has none"):
+    with pytest.raises(InputError, match=r"got a NumPy function, .*`analyses=tolerances`\) work without them"):
         r2l_jax.forensics(dark, data, analyses="sensitivity")
-    with pytest.raises(InputError, match=r"^`run`: the network must return logits \(B, C\) "):
-        r2l_jax.evaluate(lambda images: np.asarray(images).mean((1, 2, 3)), data, pipeline=linear)
+    assert "(network as given; chance: 50)" in found.metadata["verdict"][0]
+    for kind, of in ((np.int64, "int64"), (np.str_, "<U21")):
+        message = rf"^`run`: the network must return logits \(B, C\) .*, got {of} of shape \(1,\)"
+        with pytest.raises(InputError, match=message):
+            r2l_jax.evaluate(lambda images, kind=kind: dark(images).argmax(1).astype(kind), data, pipeline=linear)
+
+
+def test_a_network_of_probabilities_is_warned_of(data, capsys):
+    def probable(images):
+        means = np.asarray(images).mean((1, 2, 3))
+        return np.stack([1 - means, means], 1)
+
+    for network, count in ((lambda images: np.log(probable(images) + 1e-6), 0), (probable, 1)):
+        r2l_jax.evaluate(network, data, against="exposures", exposures=0.5)
+        said = "the network seems to return probabilities, not logits: return their logarithms, as predict_log_proba"
+        assert capsys.readouterr().err.count(said) == count
+
+
+def test_a_pytorch_module_is_given_with_its_normalization(data):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(InputError, match=r"^`run`: give r2l_jax.from_torch\(Flatten, ...\), with its mean, std and"):
+        r2l_jax.evaluate(torch.nn.Flatten(), data)
 
 
 @pytest.mark.shows("r2l_jax.adapt(data)")
@@ -287,6 +307,8 @@ def test_pictures_of_arrays_are_written(data, tmp_path):
         (lambda run: r2l_jax.evaluate(run, exposures=0.5), InputError, "`exposures` has no effect without `against"),
         (lambda run: r2l_jax.evaluate(run, pipeline="full"), InputError, "`pipeline` is for a network without a run"),
         (lambda run: r2l_jax.evaluate(bright), InputError, "a network without a run needs `data`"),
+        (lambda run: r2l_jax.report(bright), InputError, "in evaluate, forensics or export; else use a run$"),
+        (lambda run: r2l_jax.evaluate(object(), data_of()), InputError, r"such as lambda images: .*, got object$"),
         (lambda run: r2l_jax.evaluate(run, np.zeros((2, 4, 4))), InputError, "`data` must be a RawDataset, got n"),
         (lambda run: r2l_jax.train(np.zeros((2, 4, 4))), InputError, "`data` must be a RawDataset, got n"),
         (lambda run: r2l_jax.adapt(bright, np.zeros((2, 4, 4))), InputError, "`run` must be a run: a network alone"),

@@ -176,7 +176,7 @@ def adapt(settings: MethodSettings, fold: Trained, under: Drifted, clean: Clean)
         unused.append(f"The unlabeled images were not used: {tried.refusal}; `force` uses them anyway.")
     if searched and searched.note:
         unused.append(searched.note)
-    notes += [*unused, f"{fold.about.checkpoint} checkpoint"]
+    notes += [*unused, fold.about.state]
     metadata = {"notes": notes, "unused": unused, "measured": under.measured}
     return Result(metadata, tables, figures, measure.packed_blocks([clean(), outcomes])), adapted
 

@@ -134,7 +134,7 @@ def _analyze_all(config: ForensicsConfig, trained: TrainedFold) -> dict[str, Res
 def _made(name: str, analysis: _Analysis, fold: Trained) -> Result:
     """Makes the result of an analysis, and adds metadata about the fold."""
     found = analysis.make()
-    measured = f"measured on {len(fold.measured_indices)} {fold.measured} samples, {fold.about.checkpoint} checkpoint"
+    measured = f"measured on {len(fold.measured_indices)} {fold.measured} samples, {fold.about.state}"
     metadata = {
         **found.metadata,
         "title": _TITLES.get(name, name.capitalize()),

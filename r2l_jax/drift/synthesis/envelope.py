@@ -342,7 +342,7 @@ class _Envelope:
         above = points(np.median(drawn.highest - drawn.losses))
         image, given, proposed = (f"{100 * error:.3g}%" for error in settings.errors)
         notes = [
-            f"measured on {self._images}, {self._fold.about.checkpoint} checkpoint",
+            f"measured on {self._images}, {self._fold.about.state}",
             f"a camera fails if the upper {percent(1 - settings.errors[0])} confidence limit of its loss exceeds "
             f"{tolerance} points; limits are {above} points above losses (median), half as much with four times the "
             "images",

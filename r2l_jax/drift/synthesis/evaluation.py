@@ -222,7 +222,7 @@ def _make(
     tested, _ = Measured.of(label, fold, [CLEAN, *of_group], blocks)
     metadata = {
         "title": summary.NAMES[group].capitalize(),
-        "notes": [f"measured on {tested.drawn}, {fold.about.checkpoint} checkpoint"],
+        "notes": [f"measured on {tested.drawn}, {fold.about.state}"],
         "score": tested.score_name,
         "measured": f"{fold.measured} samples",
         "cases": [case.name for case in of_group],

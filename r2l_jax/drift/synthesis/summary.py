@@ -71,7 +71,7 @@ def summarize(
     return Result(
         {
             "title": "Drops under drift",
-            "verdict": _verdict(tested, clean, drops, config.checkpoint),
+            "verdict": _verdict(tested, clean, drops),
             "notes": _notes(tested, shares, needed, ratio),
             "score": tested.score_name,
             "about": about,
@@ -197,12 +197,12 @@ def figure(tested: Sequence[Measured]) -> Figure:
     return dots(rows, f"drop in {tested[0].score_name}, points", f"Drops: {words}")
 
 
-def _verdict(tested: Measured, clean: Interval, drops: Mapping[str, Interval], checkpoint: str) -> list[str]:
+def _verdict(tested: Measured, clean: Interval, drops: Mapping[str, Interval]) -> list[str]:
     """States the score without drift, and for each kind of drift the mean loss and the significant losses."""
     guess = f"; chance: {round(100 / len(tested.fold.task.classes))}" if tested.score_name == "accuracy" else ""
     groups = tested.clean.shape[1]
     few = f" Intervals of only {groups} groups are uncertain." if statistics.are_few(tested.count, groups) else ""
-    without = f"The {tested.score_name} without drift is {level(clean)} ({checkpoint} checkpoint{guess})."
+    without = f"The {tested.score_name} without drift is {level(clean)} ({tested.fold.about.state}{guess})."
     sentences, words = [without + few], ("Loses", "Gains", "Shows no loss")
     for kind, under in _UNDER.items():
         if kind not in tested.groups:
