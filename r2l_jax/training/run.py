@@ -22,10 +22,11 @@ from r2l_jax.data.files.reference_camera import Reference
 from r2l_jax.data.in_memory import check_integers, fractions
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.devices import compiler
-from r2l_jax.errors import InputError
+from r2l_jax.errors import InputError, warn
 from r2l_jax.model.adaptation import adapt
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import NamedPipeline, metering_of
+from r2l_jax.results.result import Column, Table
 from r2l_jax.training.model_io import NAME, SHARED, TEST, Trained, open, places_of, read_file, record_of
 from r2l_jax.training.record import fold_folders, fold_number
 
@@ -62,8 +63,8 @@ class Run:
 
     It predicts with the mean of its folds' probabilities; its other attributes are those of its first fold. Raw images
     are `(..., H, W)` in [0, 1], integers if training knew their white level, or an `isp.metering.Part`; a model of
-    processed images takes images `(..., H, W, 3)`.
-    Each size is compiled once, and `batch_size` images are processed at once.
+    processed images takes images `(..., H, W, 3)`. Each size is compiled once, and `batch_size` images are processed at
+    once.
     """
 
     def __init__(self, folds: Sequence[Trained]):
@@ -74,16 +75,28 @@ class Run:
         self.classes = tuple(self.about.classes)  # or the name of the object to segment
         self.shape = self.about.shape[0], self.about.shape[1]  # of the raw images in training
         self.score = self.about.score  # on the validation samples
+        self._expected = {self.shape}  # sizes to predict without a warning
 
-    def __repr__(self) -> str:
-        about, places = self.about, ", ".join(str(fold.folder) for fold in self.folds)
-        score = f"validation {about.scored_by} {about.score:.4g}"
+    def _described(self) -> dict[str, str]:
+        about = self.about
+        found = {
+            "run": ", ".join(str(fold.folder) for fold in self.folds),
+            "task": f"{about.task} of {', '.join(about.classes)}",
+            f"validation {about.scored_by}": f"{about.score:.4g}",
+        }
         if test := self.tested:
             drawn = f"{test.samples} images" + f" of {test.groups} groups" * (test.groups < test.samples)
-            score += f", test {test.name} {test.value:.4g} ({test.low:.4g} to {test.high:.4g}; {drawn})"
+            found[f"test {test.name}"] = f"{test.value:.4g} ({test.low:.4g} to {test.high:.4g}; {drawn})"
         adapted = f"; adapted: {about.adapted.get('by', 'by hand')}" if about.adapted else ""
-        known = f"{about.task} of {', '.join(about.classes)}; {score}, {about.state}"
-        return f"Run of {places}: {known}{adapted}"
+        return {**found, "state": about.state + adapted}
+
+    def __repr__(self) -> str:
+        run, task, *scores, state = self._described().items()
+        return f"Run of {run[1]}: {task[1]}; {', '.join(map(' '.join, scores))}, {state[1]}"
+
+    def _repr_html_(self) -> str:
+        headings, *rows = self._described().items()
+        return Table("Trained model", [*map(Column, headings)], rows)._repr_html_()
 
     def __iter__(self) -> Iterator[Trained]:
         """Yields the folds."""
@@ -219,6 +232,11 @@ class Run:
             raise InputError(f"height and width must be multiples of {side} for this model, got {height}x{width}")
         if self.config.attack.adv_noise_layer and self.shape != (height, width):
             raise InputError(f"raw images must have the additive layer's shape {self.shape}, got {height}x{width}")
+        # Masks and boxes are found in frames of any size.
+        if not (self.task.has_masks or self.task.has_boxes or (height, width) in self._expected):
+            self._expected.add((height, width))
+            trained = "x".join(map(str, self.shape))
+            warn(f"the model was trained on images of {trained}, so predictions at {height}x{width} may be wrong")
         compute = compiler.jit(_probabilities, 0, 1)
         each = [functools.partial(compute, graph, self.task, state) for graph, state in self._split]
         return np.mean([self.in_batches(of_model, raws, batch_size) for of_model in each], axis=0)

@@ -131,6 +131,8 @@ class FoldTraining:
         earlier = read_record(file, "start over with `overwrite`") if file.exists() else None
         if earlier is not None and earlier.complete and earlier.flags == self.plan.described["flags"]:
             content = earlier.content
+            if is_first():
+                say(f"{self.fold.folder} is finished: nothing to train")
         else:
             with Checkpoints(folder, enabled=self.tracking.log_model) as checkpoints:
                 # This call may request pictures that an earlier one did not.

@@ -462,6 +462,11 @@ def test_objects_say_what_they_are(run, data):
     named = f"Run of {run.folds[0].folder}: classification of dark, bright; validation accuracy {run.score:.4g}, "
     interval = f"{found.low:.4g} to {found.high:.4g}; 32 images of 2 groups"
     assert repr(run) == f"{named}test accuracy {found.value:.4g} ({interval}), best checkpoint"
+    html = run._repr_html_()
+    assert "<caption>Trained model</caption>" in html
+    assert f"<th>run</th><th>{run.folds[0].folder}</th>" in html
+    rows = ("task", "classification of dark, bright"), ("test accuracy", f"{found.value:.4g} ({interval})")
+    assert all(f"<tr><td>{name}</td><td>{value}</td></tr>" in html for name, value in rows)
     assert found.value == pytest.approx(accuracy_of_tested(run, data))
     assert run.adapted(data.samples(np.arange(32))[0], force=True).tested is None
     folder = run.folds[0].folder.parent

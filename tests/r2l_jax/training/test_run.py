@@ -92,13 +92,23 @@ def test_integers_are_divided_by_the_white_level_of_the_training(one_epoch, samp
         run.predict(np.where(np.arange(3 * 32 * 32).reshape(3, 32, 32) == 32 * 32 + 2 * 32 + 3, -1, 7))
 
 
+def test_another_size_than_in_training_is_warned_of_once(one_epoch, samples, capsys):
+    run, raws = load(one_epoch.run_dir), samples[0]
+    run.predict(raws)
+    assert not capsys.readouterr().err
+    for _ in range(2):
+        run.predict(raws[:, :16])
+    expected = "the model was trained on images of 32x32, so predictions at 16x32 may be wrong"
+    assert capsys.readouterr().err == f"warning: {expected}\n"
+
+
 def test_raw_images_may_exceed_their_range_by_rounding(loaded, samples):
     raws = samples[0]
     raws = 1.04 * (raws - raws.min()) / np.ptp(raws) - 0.02
     assert np.isfinite(loaded.predict(raws.astype(jnp.bfloat16))).all()
 
 
-def test_several_folds_predict_their_mean(base):
+def test_several_folds_predict_their_mean(base, capsys):
     """Of masks, which have the size of the mosaics."""
     config = replace(base, dataset="SyntheticSegmentation")
     dataset = datasets.load(config.data.dataset, **config.data.source)
@@ -111,6 +121,9 @@ def test_several_folds_predict_their_mean(base):
     logits = [np.asarray(network(jnp.asarray(raws))[..., 0]) for network in networks]
     expected = np.mean([1 / (1 + np.exp(-each)) for each in logits], axis=0)
     found = run.predict(raws)
+    # Frames are of any size.
+    assert run.predict(np.pad(raws, ((0, 0), (0, 0), (0, 32)))).shape == (3, 32, 64)
+    assert not capsys.readouterr().err
     assert (run.task.title, found.shape, run.multiple) == ("segmentation", masks.shape, 32)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     with pytest.raises(InputError, match="height and width must be multiples of 32 for this model, got 16x32"):

@@ -200,7 +200,7 @@ def test_training_learns_and_names_the_best_epoch(base, monkeypatch, capsys):
     assert metrics(config)["best_epoch"] == best
 
 
-def test_a_finished_run_is_not_trained_again_but_adds_what_is_asked_for(base, one_epoch, monkeypatch):
+def test_a_finished_run_is_not_trained_again_but_adds_what_is_asked_for(base, one_epoch, monkeypatch, capsys):
     config = replace(one_epoch, logdir=base.tracking.logdir, track=("predictions",))
     shutil.copytree(one_epoch.run_dir, config.run_dir)
     before = metrics(config)
@@ -209,6 +209,10 @@ def test_a_finished_run_is_not_trained_again_but_adds_what_is_asked_for(base, on
     assert (config.run_dir / "fold_0" / "results" / "epoch_0000" / "predictions.png").is_file()
     assert metrics(config)["history"] == before["history"]
     assert metrics(config)["complete"]
+    said = f"{config.run_dir / 'fold_0'} is finished: nothing to train\n"
+    assert said not in capsys.readouterr().err
+    train.run(config)
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.shows("train --log_model")
