@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import sensor as oracle
 
 from isp import sensor, sensor_drift
 from isp.camera import CAMERAS, Camera
@@ -201,6 +202,91 @@ def test_images_of_a_camera_share_its_defects():
     np.testing.assert_array_equal(first == 1, second == 1)
     assert 50 < int((first == 1).sum()) < 160
     assert (first != second).any()
+
+
+# An amount of each quantity that adds no noise to the light of a noiseless camera.
+TAKEN = {
+    **{"exposure": -0.7, "red_gain": 0.4, "blue_gain": -0.6, "lamp_color": oracle.WARMER, "vignetting": 1.5},
+    **{"chromatic_aberration": 2.5, "defocus": 1.3, "black_level": -75.0, "saturation": 0.6, "gamma": 1.7},
+    **{"bits": 5.0, "pattern_shift": 30.0},
+}
+
+
+@pytest.mark.shows(
+    "isp.CameraState(exposure, red_gain, blue_gain, lamp_color, vignetting, chromatic_aberration, defocus)",
+    "isp.CameraState(black_level, saturation, gamma, bits, pattern_shift)",
+)
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_quantity_without_noise_changes_raw_images_as_it_says(name):
+    described = {
+        "black_level": CAMERA.black_level,
+        "color_matrix": CAMERAS["drone"].color_matrix,
+        "pattern": "GRBG",
+    }
+    camera = Camera(**described, white_balance=(2, 1, 1.5), full_well=1e12, read_noise=0.0, bits=None)
+    raw = 0.02 + 0.9 * np.random.default_rng(0).uniform(size=(24, 36)) ** 2
+    drifted = sensor_drift.apply(jnp.float32(raw), KEY, CameraState(**{name: TAKEN[name]}), camera=camera)
+    # Tables of black bodies have four digits.
+    tolerance = {"rtol": 0.005} if name == "lamp_color" else {"atol": 3e-6}
+    np.testing.assert_allclose(drifted, oracle.taken(raw, name, TAKEN[name], described), **tolerance)
+
+
+@pytest.mark.shows("isp.CameraState(flicker)")
+def test_flicker_is_a_sine_of_four_bands_with_its_own_phase_in_each_image():
+    camera = dataclasses.replace(CAMERA, full_well=1e12, read_noise=0.0)
+    raw = jnp.broadcast_to(sensor.from_light(jnp.full((64, 8), 0.4), camera), (6, 64, 8))
+    drifted = sensor_drift.apply(raw, KEY, CameraState(flicker=30.0), camera=camera)
+    rows = np.asarray(sensor.site_light(drifted, camera), np.float64)[..., 0] / 0.4
+    angle = 2 * np.pi * 4 * np.arange(64) / 64
+    terms = np.stack([np.ones(64), np.sin(angle), np.cos(angle)], 1)
+    found, rest, *_ = np.linalg.lstsq(terms, rows.T)
+    np.testing.assert_allclose(found[0], 1, atol=1e-5)
+    np.testing.assert_allclose(np.hypot(*found[1:]), 0.3, rtol=1e-4)
+    assert rest.max() < 1e-8
+    assert np.ptp(np.arctan2(*found[1:])) > 0.5
+
+
+@pytest.mark.shows("isp.CameraState(motion)")
+def test_motion_spreads_light_along_one_line_in_each_image():
+    camera = dataclasses.replace(CAMERA, full_well=1e12, read_noise=0.0)
+    point = sensor.from_light(jnp.zeros((8, 64, 64)).at[:, 32, 32].set(0.9), camera)
+    streaks = sensor_drift.apply(point, KEY, CameraState(motion=9.0), camera=camera)
+    light = np.asarray(sensor.site_light(streaks, camera), np.float64)
+    offsets = np.mgrid[:64, :64] - 32
+    spread = np.einsum("nyx,ayx,byx->nab", light, offsets, offsets) / light.sum((1, 2))[:, None, None]
+    np.testing.assert_allclose(light.sum((1, 2)), 0.9, rtol=1e-4)
+    # Outer products of the directions: rows, columns and diagonals.
+    lines = np.array([[[0, 0], [0, 1]], [[1, 0], [0, 0]], [[0.5, 0.5], [0.5, 0.5]], [[0.5, -0.5], [-0.5, 0.5]]])
+    away = abs(spread[:, None] - 9**2 / 12 * lines).max((2, 3))
+    assert away.min(1).max() < 0.01
+    assert len(set(away.argmin(1))) > 1
+
+
+@pytest.mark.shows("isp.CameraState(read_noise, photon_noise)")
+@pytest.mark.parametrize(("read_noise", "gain"), [(4.0, 1.0), (1.0, 6.0), (3.0, 5.0)])
+def test_raw_images_get_the_noise_of_the_other_camera(read_noise, gain):
+    """The noise of the first one is drawn by NumPy."""
+    well, random = 2000, np.random.default_rng(0)
+    camera = dataclasses.replace(CAMERA, full_well=well, read_noise=12.0, black_level=(0.2,) * 4)
+    for light in (0.05, 0.4):
+        electrons = random.poisson(light * well, (256, 256)) + random.normal(0, 12, (256, 256))
+        raw = jnp.float32(0.2 + 0.8 * electrons / well)
+        state = CameraState(read_noise=read_noise, photon_noise=gain)
+        drifted = np.asarray(sensor_drift.apply(raw, KEY, state, camera=camera), np.float64)
+        electrons, expected = (drifted - 0.2) / 0.8 * well, oracle.variance(light, well, 12 * read_noise, gain)
+        assert electrons.mean() == pytest.approx(light * well, abs=4 * np.sqrt(expected / electrons.size))
+        assert electrons.var() == pytest.approx(expected, rel=4 * np.sqrt(2 / electrons.size))
+
+
+@pytest.mark.shows("isp.CameraState(hot_sites, dead_sites)")
+@pytest.mark.parametrize(("name", "level"), [("hot_sites", 1.0), ("dead_sites", None)])
+def test_so_many_sites_in_a_million_are_white_or_black(name, level):
+    raw = jnp.full((128, 128), 0.5)
+    drifted = np.asarray(sensor_drift.apply(raw, KEY, CameraState(**{name: 4e4}), camera=CAMERA))
+    changed = drifted != 0.5
+    assert changed.mean() == pytest.approx(0.04, abs=4 * np.sqrt(0.04 / raw.size))
+    black = np.tile(np.reshape(CAMERA.black_level, (2, 2)), (64, 64))
+    np.testing.assert_allclose(drifted[changed], level or black[changed], rtol=1e-6)
 
 
 @pytest.mark.shows("isp.CameraState(row_noise, column_noise)", "isp.sensor_drift.apply(sensor_key)")

@@ -2,6 +2,7 @@
 
 import numpy as np
 from oracles import isp
+from scipy import ndimage, special
 
 # The amounts of severities 1 to 5, from the table in docs/drift_controls.md.
 AMOUNTS = {
@@ -12,20 +13,97 @@ AMOUNTS = {
 }
 
 
+# Chromaticities of black bodies of 6504 and 4000 K from CIE tables, and the matrix from CIE XYZ to linear sRGB.
+_DAYLIGHT, _LAMP = (0.3134, 0.3236), (0.3805, 0.3768)
+WARMER = 1e6 / 4000 - 1e6 / 6504
+_TO_SRGB = np.linalg.inv(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
+)
+
+
 def drifted(raw, name, severity, camera):
     """Raw images as a camera with a drift takes them."""
-    amount, black = AMOUNTS[name][severity - 1], isp.black_levels(camera["black_level"], *raw.shape[-2:])
-    if name == "overexposure":  # Bright sites saturate; noise grows with the light.
-        raw = black + (raw - black) * 2.0**amount
-    elif name == "black_level":  # In digital numbers of 12 bits.
+    return taken(raw, {"overexposure": "exposure"}.get(name, name), AMOUNTS[name][severity - 1], camera)
+
+
+def taken(raw, quantity, amount, camera):
+    """Raw images without noise as a camera takes them that differs in one quantity of `CameraState`."""
+    *_, height, width = raw.shape
+    black, seen = isp.black_levels(camera["black_level"], height, width), isp.colors(camera["pattern"], height, width)
+    y, x = np.mgrid[:height, :width] - np.array([height - 1, width - 1])[:, None, None] / 2
+    radius = np.hypot(y, x) / np.hypot(height - 1, width - 1) * 2  # 1 in the corners.
+    light = (raw - black) / (1 - black)
+    if quantity == "exposure":  # Stops.
+        light = light * 2.0**amount
+    elif quantity in ("red_gain", "blue_gain"):
+        light = np.where(seen == {"red_gain": 0, "blue_gain": 2}[quantity], light * 2.0**amount, light)
+    elif quantity == "lamp_color":
+        light = light * _of_lamp(camera)[seen]
+    elif quantity == "vignetting":
+        light = light * 2 ** (-amount * radius**2)
+    elif quantity == "chromatic_aberration":  # Red comes from nearer to the center, blue from farther away.
+        nearer = 1 - amount * 2 / np.hypot(height - 1, width - 1) * np.array([1, 0, -1])[seen]
+        light = _at(light, (nearer - 1) * y, (nearer - 1) * x)
+    elif quantity == "defocus":
+        light = _by_place(light, lambda plane: _gaussian(plane, amount / 2))
+    raw = black + (1 - black) * light
+    if quantity == "black_level":  # In digital numbers of 12 bits.
         raw = raw + amount / 4095
-    elif name == "bits":
+    elif quantity == "saturation":
+        raw = np.minimum(raw, amount)
+    elif quantity == "gamma":
+        raw = raw**amount
+    elif quantity == "bits":
         raw = np.round(raw * (2**amount - 1)) / (2**amount - 1)
-    else:  # The last rows lose a site; the last column gets the values of its left neighbor.
-        start = raw.shape[-2] - round(amount / 100 * raw.shape[-2])
+    elif (
+        quantity == "pattern_shift"
+    ):  # The last rows lose a site; the last column gets the values of its left neighbor.
+        start = height - round(amount / 100 * height)
         shifted = np.concatenate([raw[..., 1:], raw[..., -2:-1]], -1)
         raw = np.concatenate([raw[..., :start, :], shifted[..., start:, :]], -2)
     return np.clip(raw, 0, 1)
+
+
+def _of_lamp(camera):
+    """The factors on red, green and blue light under a lamp that is `WARMER`; green keeps its light."""
+
+    def of(x, y):
+        return np.linalg.inv(camera["color_matrix"]) @ _TO_SRGB @ [x / y, 1, (1 - x - y) / y]
+
+    factors = of(*_LAMP) / of(*_DAYLIGHT)
+    return factors / factors[1]
+
+
+def _by_place(light, function):
+    """Applies a function to the sites of each of the four places in a tile of 2x2."""
+    found = np.empty_like(light)
+    for place in np.ndindex(2, 2):
+        sites = (..., slice(place[0], None, 2), slice(place[1], None, 2))
+        found[sites] = function(light[sites])
+    return found
+
+
+def _at(light, down, along):
+    """The light so many sites farther down and along, interpolated between sites of the same place in a tile."""
+    found = np.empty_like(light)
+    for place in np.ndindex(2, 2):
+        sites = (slice(place[0], None, 2), slice(place[1], None, 2))
+        plane = light[sites]
+        rows, columns = np.mgrid[: plane.shape[0], : plane.shape[1]]
+        where = rows + down[sites] / 2, columns + along[sites] / 2
+        found[sites] = ndimage.map_coordinates(plane, where, order=1, mode="nearest")
+    return found
+
+
+def _gaussian(plane, sigma):
+    """Blurs by the discrete Gaussian kernel (Lindeberg, 1990)."""
+    kernel = special.ive(np.arange(-20, 21), sigma**2)
+    return ndimage.correlate1d(ndimage.correlate1d(plane, kernel, 0), kernel, 1)
+
+
+def variance(light, well, read_noise, gain=1):
+    """The variance in squared electrons of a site with this light, as a fraction of the full well, at a gain."""
+    return gain * light * well + (gain * read_noise) ** 2
 
 
 def corrupted(images, name, severity):

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
+import sketches
 import tifffile
-from oracles import isp, monitor, network, scores, sensor, tables
+from oracles import adaptation, isp, monitor, network, scores, sensor, tables
 from programs import call
 from report_pages import Page
 
@@ -116,6 +117,35 @@ def test_adapting_has_the_scores_of_the_models_before_and_after(trained):
         assert cells == pytest.approx(each, abs=1e-9), name
     methods = tables.read(folder / "fold_0/black_level.5/methods.csv")
     assert methods[-1]["accuracy"] == pytest.approx(right["mixed statistics"].mean())
+
+
+@pytest.mark.shows(
+    "adjustment.methods starts.csv: feature distance, mutual information", "adjustment.adjustment figures: curves"
+)
+def test_a_search_by_features_has_the_distances_and_the_information_of_its_ends(trained, tmp_path, monkeypatch):
+    """Each step takes all images, so that no step depends on the order in which they are drawn."""
+    drawn = sketches.recorded(monkeypatch)
+    flags = ("--sensor=black_level", "--severities=5", "--force", "--unlabeled=64", "--batch_size=64", "--steps=3")
+    done = call(
+        *("adjust.py", f"--run={trained.run()}", "--method=processing", "--parameters=white_balance", *flags),
+        f"--output={tmp_path}",
+    )
+    assert done.returncode == 0, done.stderr
+    found = tables.stored(tmp_path / "fold_0/black_level.5", done.stdout)["starts"]
+    seen = trained.raws[trained.metrics()["train_indices"]]
+    raws = sensor.drifted(seen, "black_level", 5, trained.calibration)
+    expected = adaptation.searched(trained.values(), raws, 3)
+    nearer = [name for name, (_, distance, _) in expected.items() if distance <= expected["no search"][1]]
+    best = max(nearer, key=lambda name: expected[name][2])
+    assert [row["start"] for row in found] == [f"{name} *" if name == best else name for name in expected]
+    for row, (_, distance, information) in zip(found, expected.values(), strict=True):
+        assert (row["feature distance"], row["mutual information"]) == pytest.approx((distance, information), rel=1e-3)
+    axes = drawn["objective of the searches"]
+    curves = {line.get_label(): line.get_ydata() for line in axes.lines}
+    assert curves.keys() == expected.keys() - {"no search"}
+    for name, curve in curves.items():
+        assert curve == pytest.approx(expected[name][0], rel=1e-3)
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_yscale()) == ("step", "feature distance", "log")
 
 
 @pytest.fixture(scope="module")
