@@ -216,19 +216,27 @@ def adapt(run: AnyRun, data: AnyData = None, **settings: Any) -> "Run | Result":
 
 
 @_control(MonitorConfig, "run", "input", "follow", "false_alarm_every")
-def monitor(run: AnyRun, images: Any = None, **settings: Any) -> "Result | None":
+def monitor(run: AnyRun, images: Any = None, *, groups: Any = None, **settings: Any) -> "Result | None":
     """Tests whether new images differ from those of the training, diagnoses the drift, and estimates what it costs.
 
-    `images` are raw files and folders, or an array of raw images `(N, H, W)` in [0, 1] from the run's camera; `None`
-    only stores the reference of the run. The result's `metadata["alarm"]` tells whether there is an alarm.
+    `images` are raw files and folders, or an array of raw images `(N, H, W)` from the run's camera, with the group of
+    each, such as its patient, as `groups`, or a `RawDataset`; `None` only stores the reference of the run. The result's
+    `metadata["alarm"]` tells whether there is an alarm.
     """
     import numpy as np
 
     from r2l_jax.apps import monitor as app
+    from r2l_jax.data.groups import numbered
+    from r2l_jax.data.raw_dataset import RawDataset
     from r2l_jax.results import result
     from r2l_jax.training.run import load
 
     with _opened(run, None, settings) as (uri, how), contextlib.ExitStack() as stack:
+        if isinstance(images, RawDataset):
+            data, every = images, np.arange(len(images))
+            images = np.asarray(data.samples(every)[0])
+            if groups is None and data.groups is not None:
+                groups = [data.group_names[number] for number in data.groups]
         files: Any = () if images is None else images
         if not isinstance(files, str | os.PathLike) and len(files) and not isinstance(files[0], str | os.PathLike):
             opens = {name: how[name] for name in ("code", "checkpoint") if name in how}
@@ -239,6 +247,14 @@ def monitor(run: AnyRun, images: Any = None, **settings: Any) -> "Result | None"
                 # Stored files are divided by the white level of the training.
                 np.save(folder / f"{number:06d}.npy", image * np.float32(model.about.white_level or 1))
             files = folder
+            if groups is not None:
+                if len(groups) != len(images):
+                    raise InputError(f"`groups` must have one for each of {len(images)} images, got {len(groups)}")
+                table = "\n".join(f"{number:06d}.npy,{group}" for number, group in enumerate(numbered(list(groups))))
+                settings["group"] = folder / "groups.csv"
+                settings["group"].write_text(f"name,group\n{table}\n")
+        elif groups is not None:
+            raise InputError("`groups` are those of an array of raw images: give `group` for those of files")
         config = called(MonitorConfig, {**how, **settings, "run": uri, "input": files})
         app.run(config)
         return result.read(config.output_dir) if config.input and not config.accept else None

@@ -22,6 +22,7 @@ from r2l_jax.data.files import remote
 from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
 from r2l_jax.data.files.remote import Place
 from r2l_jax.data.files.shot import UNKNOWN, read_shot
+from r2l_jax.data.groups import FOLDER, named_groups
 from r2l_jax.drift import limits
 from r2l_jax.drift.monitoring import alarm, reference
 from r2l_jax.drift.monitoring.config import LEAST_WINDOW, MonitorConfig
@@ -34,7 +35,7 @@ from r2l_jax.results.locks import writing_to
 from r2l_jax.training.run import Run, load
 
 # The settings that windows in one folder share.
-_SHARED = ("run", "checkpoint", "by", "window", "camera", "false_alarm_every", "follow")
+_SHARED = ("run", "checkpoint", "by", "group", "window", "camera", "false_alarm_every", "follow")
 
 # Seconds between two checks of a folder. A file is read once it is unchanged between two checks.
 _PAUSE = 2.0
@@ -89,6 +90,20 @@ def key_of(file: Place, by: str | None) -> str:
     return shot.title if by == "model" else (shot.date or UNKNOWN)[:10]
 
 
+def groups_of(files: Sequence[Place], config: MonitorConfig) -> np.ndarray | None:
+    """Returns the group of each file; None if it is not given."""
+    if config.group is None or not files:
+        return None
+    paths = [pathlib.PurePath(str(file)) for file in files]
+    if config.group != FOLDER:  # A table has paths from the folder of the input.
+        at = [next((name for name in config.input if path.is_relative_to(name)), "") for path in paths]
+        paths = [
+            path.relative_to(name) if path != pathlib.PurePath(name) else path
+            for path, name in zip(paths, at, strict=True)
+        ]
+    return np.array(named_groups(config.group, paths, least=1))
+
+
 def unknown_key_warning(keyed: Mapping[str, Sequence[Place]], by: str | None) -> str | None:
     """Returns a warning if windows mix files whose day or camera model is unknown; None otherwise."""
     if by not in ("day", "model") or UNKNOWN not in keyed:
@@ -128,7 +143,8 @@ def _accept(config: MonitorConfig, run: Run, file: pathlib.Path) -> bool:
     files = find_raw_files(config.input)
     results = _read(files, run, None if config.camera is None else find_known_camera(config.camera))
     with writing_to(file.parent):
-        accepted = reference.accepted(run, np.stack([*results.values()]) if results else np.zeros((0, *run.shape)))
+        raws = np.stack([*results.values()]) if results else np.zeros((0, *run.shape))
+        accepted = reference.accepted(run, raws, groups_of([*results], config))
         kept = reference.replace(accepted, run, file)
     said = f", the old one is {kept}" if kept else ""
     print(f"{file}: {len(accepted)} images accepted as the reference{said}")
@@ -230,7 +246,8 @@ class _Call:
         results = _read(files, self._run, self._camera)
         if len(results) < LEAST_WINDOW:
             return None
-        return monitor.judge(name, list(map(str, results)), np.stack(list(results.values())))
+        raws, groups = np.stack([*results.values()]), groups_of([*results], self._config)
+        return monitor.judge(name, [*map(str, results)], raws, groups)
 
     def _write(self, monitor: Monitor, planned: int, false_alarms: str) -> result.Result:
         """Writes the result of all windows so far, which share the level if some were planned, and returns it."""
@@ -255,19 +272,18 @@ class _Call:
         largest, known = max((len(window.files) for window in monitor.windows), default=0), len(self._known)
         if not largest:
             return []
+        if any(window.groups for window in monitor.windows):
+            rate = f"false alarms: {false_alarms} on average over references of {monitor.known_groups} groups"
+            notes = [f"{rate}, if the means of groups are normally distributed"]
+            if self._config.group is None:
+                notes.append("the images of each window count as one group: if they are of several, give `group`")
+            return notes
         low, high = alarm.rates_of_one_reference(monitor.level, largest, known)
         if planned:
             ends = " to ".join(f"{min(1.0, planned * rate):.1%}" for rate in (low, high))
         else:
             ends = f"one in {1 / high:.0f} to {1 / low:.0f}"
-        rates = [f"false alarms: {false_alarms} on average; for 95% of references of {known} images, {ends}"]
-        groups = len(np.unique(self._known.groups))
-        if groups < known:
-            rates.append(
-                f"the reference has {groups} groups, and the tests count images: images of other groups, such as other "
-                "patients, may raise an alarm more often than that"
-            )
-        return rates
+        return [f"false alarms: {false_alarms} on average; for 95% of references of {known} images, {ends}"]
 
     def _placed(self, monitor: Monitor) -> list[str]:
         """Says whether the diagnosis is inside the operating envelope of the run, if one is stated."""

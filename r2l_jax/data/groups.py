@@ -28,16 +28,17 @@ def turns(groups: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
     return np.lexsort((groups, places))
 
 
-def named_groups(how: str, files: Sequence[pathlib.PurePath]) -> list[str]:
+def named_groups(how: str, files: Sequence[pathlib.PurePath], least: int = 2) -> list[str]:
     """Returns the group of each file.
 
     Args:
         how: "folder", the name of the file's folder; a CSV file with the columns `name` and `group`; or a regular
             expression, whose first group matches a part of the file's name.
         files: the paths of the files from the folder of the data set.
+        least: the least number of groups.
 
     Raises:
-        InputError: a file without a group, a name that is given twice, or a single group.
+        InputError: a file without a group, a name that is given twice, or too few groups.
     """
     if how == FOLDER:
         found = [file.parent.name for file in files]
@@ -45,7 +46,7 @@ def named_groups(how: str, files: Sequence[pathlib.PurePath]) -> list[str]:
         found = _listed(pathlib.Path(how), files)
     else:
         found = _matched(how, files)
-    if len(set(found)) < 2:
+    if len(set(found)) < least:
         raise InputError(
             f"`group={how}` must give at least two groups, got only {found[0]!r} for {len(set(files))} images"
         )

@@ -251,13 +251,21 @@ def test_adapting_under_simulated_drift_names_the_adapted_run(run):
     assert r2l_jax.load(folder).about.adapted
 
 
-@pytest.mark.shows("r2l_jax.monitor(images)")
-def test_monitoring_arrays_tells_new_light_from_old(run):
+@pytest.mark.shows("r2l_jax.monitor(images, groups)", "monitor --group")
+def test_monitoring_arrays_tells_new_light_from_old_by_groups(run):
     assert r2l_jax.monitor(run) is None
-    calm = r2l_jax.monitor(run, data_of(count=32, seed=11).samples(np.arange(32))[0])
-    assert any(note.startswith("the reference has 2 groups, and the tests count") for note in calm.metadata["notes"])
-    drifted = r2l_jax.monitor(run, data_of(count=32, seed=12, light=0.5).samples(np.arange(32))[0])
-    assert (calm.metadata["alarm"], drifted.metadata["alarm"]) == (False, True)
+    calm = r2l_jax.monitor(run, data_of(count=32, seed=11))
+    assert not calm.metadata["alarm"]
+    assert calm.metadata["windows"][0]["groups"] == 8
+    assert "on average over references of 8 groups, if" in " ".join(calm.metadata["notes"])
+    raws = data_of(count=32, seed=12, light=0.5).samples(np.arange(32))[0]
+    drifted = r2l_jax.monitor(run, raws, groups=np.arange(32) // 8)
+    assert drifted.metadata["alarm"]
+    assert drifted.metadata["windows"][0]["groups"] == 4
+    assert not any("count as one group" in note for note in drifted.metadata["notes"])
+    together = r2l_jax.monitor(run, raws)
+    assert together.metadata["windows"][0]["groups"] == 1
+    assert any("the images of each window count as one group" in note for note in together.metadata["notes"])
 
 
 def test_monitored_arrays_are_stored_in_the_units_of_the_files_that_a_run_divides(run, monkeypatch):
@@ -324,6 +332,12 @@ def test_pictures_of_arrays_are_written(data, tmp_path):
             "cannot be adapted: the 8 images are ",
         ),
         (lambda run: r2l_jax.monitor(run, follow=True), TypeError, "unexpected argument `follow`"),
+        (
+            lambda run: r2l_jax.monitor(run, np.zeros((8, 16, 16)), groups=[0, 1]),
+            InputError,
+            "`groups` must have one for each of 8 images, got 2",
+        ),
+        (lambda run: r2l_jax.monitor(run, "x", groups=[0]), InputError, "`groups` are those of an array of raw images"),
         (lambda run: r2l_jax.monitor(run, np.zeros((16, 16), "f4")), InputError, r"`images` must be raw images \(N, H"),
         (lambda run: r2l_jax.monitor(run, np.full((8, 16, 16), 9.0)), InputError, r"expected images of floats in \[0"),
         (lambda run: r2l_jax.train(test_size=0.2, split="s.json"), InputError, "`test_size` has no effect with `sp"),

@@ -9,10 +9,14 @@ of a group do so by themselves.
 All tests share the same permutations of the labels "reference" and "new". The smallest of their p-values is compared
 with the smallest p-value under each permutation (P. Westfall, S. Young, "Resampling-based multiple testing", 1993). The
 false alarm rate is therefore correct, however the tests depend on each other.
+
+Images of a group, such as a patient, depend on each other, so groups are compared by their means. A few groups have too
+few permutations for a small p-value; random rotations replace them, which assume that the means of groups are normally
+distributed (Ø. Langsrud, "Rotation tests", Statistics and Computing 15, 2005).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,7 +26,7 @@ from jaxtyping import Array, Float
 from scipy import stats
 
 from r2l_jax.devices import compiler
-from r2l_jax.drift.monitoring.statistics import Seen
+from r2l_jax.drift.monitoring.statistics import SHARES, Others, Seen
 from r2l_jax.drift.statistics import holm
 
 # The permutations of a first look; each further look takes ten times as many.
@@ -50,8 +54,8 @@ class Verdict(NamedTuple):
 class Statistic(NamedTuple):
     """The test of a single statistic: its medians in the reference and in the new images, and their difference.
 
-    The Kolmogorov-Smirnov distance is that of the two distributions. The p-value has Holm's correction for the number
-    of statistics.
+    The Kolmogorov-Smirnov distance is that of the two distributions. The p-value, of groups that of Student's t between
+    their means, has Holm's correction for the number of statistics.
     """
 
     name: str
@@ -62,15 +66,30 @@ class Statistic(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """The values of all N images that the tests need, which are the same under every permutation."""
+    """The values of all N images or groups that the tests need, which are the same under every permutation.
+
+    Of groups, `below` has the values themselves, as a single point.
+    """
 
     below: dict[str, Float[Array, "N points _"]]
-    kernel: Float[Array, "N N"]
+    kernel: Float[Array, "N N"] | None
     disagreement: Float[Array, " N"] | None
 
 
-def compare(reference: Seen, new: Seen, level: float, seed: int = 0) -> Verdict:
-    """Tests whether new images come from the distribution of the reference.
+class _Family(NamedTuple):
+    """Tests that share permutations, or rotations: of how many images or groups of the reference, and new ones."""
+
+    prepared: _Prepared
+    sizes: tuple[int, int]
+    rotates: bool
+
+
+def compare(reference: Seen, new: Seen, level: float, seed: int = 0, others: Others | None = None) -> Verdict:
+    """Tests whether new images, or groups of them, come from the distribution of the reference.
+
+    If the images of either depend on each other, their groups are compared, see `Seen.groups`. Raw and processed images
+    are then also compared with those of other groups, if there are any; Bonferroni's correction unites these tests with
+    those of the network.
 
     As in J. Besag, P. Clifford, "Sequential Monte Carlo p-values" (Biometrika 78(2), 1991), few permutations are enough
     where many of them are as extreme as the true labels. If 20 or fewer are, a look at ten times as many follows, all
@@ -79,34 +98,125 @@ def compare(reference: Seen, new: Seen, level: float, seed: int = 0) -> Verdict:
     The p-value resolves a probability of a false alarm of `level`; the seed decides the permutations.
     """
     needed = max(_LAST, math.ceil(_BEYOND / level) - 1)
-    pooled = [np.concatenate(pair) for pair in zip(reference[:4], new[:4], strict=True)]
-    disagreement = None
-    if reference.disagreement is not None and new.disagreement is not None:
-        disagreement = np.concatenate([reference.disagreement, new.disagreement])
-    prepared = compiler.jit(_prepare)(pooled, disagreement)
-    sizes = len(reference.mosaic), len(new.mosaic)
-    verdict = _test(prepared, sizes, _FIRST, seed)
+    families = _families(reference, new, others)
+    verdict = _test(families, _FIRST, seed)
     while verdict.permutations < needed and verdict.p_value <= max(_BEYOND / (verdict.permutations + 1), 2 * level):
         more = min(10 * (verdict.permutations + 1) - 1, needed)
-        verdict = _test(prepared, sizes, more, seed)
+        verdict = _test(families, more, seed)
     return verdict
 
 
-def _test(prepared: _Prepared, sizes: tuple[int, int], permutations: int, seed: int) -> Verdict:
-    own = np.repeat(np.array([-1 / sizes[0], 1 / sizes[1]], np.float32), sizes)
-    rng = np.random.default_rng((seed, permutations))
+def _families(reference: Seen, new: Seen, others: Others | None) -> list[_Family]:
+    if not is_grouped(reference, new):
+        pooled = [np.concatenate(pair) for pair in zip(reference[:4], new[:4], strict=True)]
+        disagreement = None
+        if reference.disagreement is not None and new.disagreement is not None:
+            disagreement = np.concatenate([reference.disagreement, new.disagreement])
+        prepared = compiler.jit(_prepare)(pooled, disagreement)
+        return [_Family(prepared, (len(reference.mosaic), len(new.mosaic)), False)]
+    before, after, apart = by_groups(reference, new, others)
+    images = _prepared_groups(before[:2], after[:2], apart, ("raw images", "images"))
+    return [images, _prepared_groups(before[2:], after[2:], (), ("outputs", "features", "disagreement"))]
+
+
+def by_groups(
+    reference: Seen, new: Seen, others: Others | None = None
+) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    """Computes the means of groups: of the five kinds of values of `Seen` and its disagreement, and of `others`.
+
+    Without groups, new images are a single group. The mean of a group of the reference is that of as many images as a
+    new group has on average, so that both have as much noise; that average is the harmonic mean, because the variances
+    of the new groups' means add up.
+    """
+    counts = np.unique(_groups_of(new, np.zeros), return_counts=True)[1]
+    most = max(1, int(len(counts) / (1 / counts).sum()))
+    before, after = (
+        [*each[:4], np.zeros((len(each.mosaic), 0)) if each.disagreement is None else each.disagreement[:, None]]
+        for each in (reference, new)
+    )
+    apart = [] if others is None else _means(others[:2], others.groups, most)
+    return _means(before, _groups_of(reference, np.arange), most), _means(after, _groups_of(new, np.zeros)), apart
+
+
+def is_grouped(reference: Seen, new: Seen) -> bool:
+    """Tells whether groups are compared, because images of either depend on each other."""
+    given = [each.groups for each in (reference, new) if each.groups is not None]
+    return any(len(np.unique(groups)) < len(groups) for groups in given)
+
+
+def _groups_of(seen: Seen, by_default: Callable[[int], np.ndarray]) -> np.ndarray:
+    return by_default(len(seen.mosaic)) if seen.groups is None else seen.groups
+
+
+def _means(values: Sequence[np.ndarray], groups: np.ndarray, most: int | None = None) -> list[np.ndarray]:
+    """Averages the first images of each group."""
+    places = [np.flatnonzero(groups == group)[:most] for group in np.unique(groups)]
+    return [np.stack([each[place].mean(0) for place in places]) for each in values]
+
+
+def _prepared_groups(
+    before: Sequence[np.ndarray], after: Sequence[np.ndarray], others: Sequence[np.ndarray], names: Sequence[str]
+) -> _Family:
+    """Prepares the means of groups, each statistic with mean 0 and length 1 over all groups.
+
+    Statistics of these are then the cosine of a contrast and its square, which are monotone in Student's t and in the
+    share of the features' variance that the contrast explains.
+    """
+    known = [np.concatenate(each) for each in zip(before, others, strict=True)] if others else before
+    scaled = {name: _scaled(np.concatenate(pair)) for name, *pair in zip(names, known, after, strict=True)}
+    sizes = len(known[0]), len(after[0])
+    if "raw images" in scaled:
+        # Shares that most groups do not have are far from normally distributed.
+        scaled = {name: np.delete(each, SHARES[name], 1) for name, each in scaled.items()}
+    below = {name: jnp.asarray(each[:, None], jnp.float32) for name, each in scaled.items() if each.shape[1]}
+    features = below.pop("features", None)
+    kernel = None if features is None else features[:, 0] @ features[:, 0].T / features.shape[2]
+    return _Family(_Prepared(below, kernel, None), sizes, True)
+
+
+def _scaled(means: Float[np.ndarray, "groups S"]) -> Float[np.ndarray, "groups S"]:
+    """Scales each statistic to mean 0 and length 1; to 0 if all groups share it, and differ by rounding."""
+    centered = means.astype(np.float64) - means.mean(0, np.float64)
+    length = np.linalg.norm(centered, axis=0)
+    return np.where(length > 1e-6 * (1 + np.abs(means).max(0)), centered / np.maximum(length, 1e-30), 0)
+
+
+def _contrast(known: int, new: int) -> Float[np.ndarray, " groups"]:
+    """Returns the direction of the difference between the means of known and of new groups, of length 1."""
+    weights = np.repeat([-1 / known, 1 / new], (known, new))
+    return weights / np.linalg.norm(weights)
+
+
+def _test(families: Sequence[_Family], permutations: int, seed: int) -> Verdict:
+    found = [_test_family(each, permutations, seed) for each in families]
+    # Two groups differ in one way only, so all their rotations are alike.
+    able = max(1, sum(sum(each.sizes) > 2 for each in families))
+    together = min(1.0, able * min(p_value for p_value, _ in found))
+    return Verdict(together, {name: value for _, tests in found for name, value in tests.items()}, permutations)
+
+
+def _test_family(family: _Family, permutations: int, seed: int) -> tuple[float, dict[str, float]]:
+    (known, new), rng = family.sizes, np.random.default_rng((seed, permutations))
+    own = np.repeat(np.array([-1 / known, 1 / new], np.float32), family.sizes)
+    if family.rotates:
+        own = _contrast(known, new).astype(np.float32)
     compute, found = compiler.jit(_under_permutations), []
     for start in range(0, permutations + 1, _TOGETHER):
         weights = np.tile(own, (_TOGETHER, 1))
         # The first row has the true labels.
         part = weights[1:] if start == 0 else weights
-        rng.permuted(part, axis=1, out=part)
-        found.append(jax.device_get(compute(jnp.asarray(weights), prepared)))
+        if family.rotates:
+            part[:] = rng.normal(size=part.shape)
+            part -= part.mean(1, keepdims=True)
+            part /= np.linalg.norm(part, axis=1, keepdims=True)
+        else:
+            rng.permuted(part, axis=1, out=part)
+        found.append(jax.device_get(compute(jnp.asarray(weights), family.prepared)))
     by_test = {name: np.concatenate([each[name] for each in found])[: permutations + 1] for name in found[0]}
     p_values = {name: _tail(_with_ties(values)) for name, values in by_test.items()}
     # Small p-values are extreme: the tail of their negatives.
     together = _tail(-np.min(list(p_values.values()), axis=0))
-    return Verdict(float(together[0]), {name: float(each[0]) for name, each in p_values.items()}, permutations)
+    return float(together[0]), {name: float(each[0]) for name, each in p_values.items()}
 
 
 def _with_ties(values: np.ndarray) -> np.ndarray:
@@ -132,10 +242,20 @@ def _prepare(pooled: Sequence[Array], disagreement: Array | None) -> _Prepared:
 def _under_permutations(weights: Float[Array, "P N"], prepared: _Prepared) -> dict[str, Float[Array, " P"]]:
     """Computes the statistic of each test under each permutation."""
     found = {name: _distances(weights, below).max(1) for name, below in prepared.below.items()}
-    found["features"] = _discrepancies(weights, prepared.kernel)
+    if prepared.kernel is not None:
+        found["features"] = _discrepancies(weights, prepared.kernel)
     if prepared.disagreement is not None:
         found["disagreement"] = jnp.abs(weights @ prepared.disagreement)
     return found
+
+
+def _students(known: Float[np.ndarray, "G S"], new: Float[np.ndarray, "K S"]) -> Float[np.ndarray, " S"]:
+    """Computes the p-values of Student's t between known and new groups; two groups have none, so theirs is 1."""
+    means = np.concatenate([known, new])
+    freedom, cosine = len(means) - 2, np.abs(_contrast(len(known), len(new)) @ _scaled(means))
+    with np.errstate(divide="ignore"):
+        t = cosine * np.sqrt(freedom / np.maximum(1 - cosine**2, 0))
+    return 2 * stats.t.sf(t, freedom) if freedom else np.ones(means.shape[1])
 
 
 def _below(values: Float[Array, "N S"]) -> Float[Array, "N points S"]:
@@ -185,11 +305,18 @@ def rates_of_one_reference(level: float, new: int, known: int) -> tuple[float, f
     return low, high
 
 
-def single_statistics(reference: Seen, new: Seen, names: tuple[str, ...]) -> list[Statistic]:
+def single_statistics(
+    reference: Seen, new: Seen, names: tuple[str, ...], others: Others | None = None
+) -> list[Statistic]:
     """Tests each statistic of raw images, processed images and outputs by itself; returns the most extreme first."""
     before, after = (np.concatenate(each[:3], 1) for each in (reference, new))
     tests = [stats.ks_2samp(*columns)[:2] for columns in zip(before.T, after.T, strict=True)]
     distances, p_values = np.array(tests, np.float64).T
+    if is_grouped(reference, new):
+        known, grouped, apart = by_groups(reference, new, others)
+        known[: len(apart)] = map(np.concatenate, zip(known, apart, strict=False))
+        pairs = zip(known[:3], grouped[:3], strict=True)
+        p_values = np.concatenate([_students(*pair) for pair in pairs])
     corrected, medians = holm(p_values), [np.median(each, 0) for each in (before, after)]
     return [
         Statistic(names[place], *(float(each[place]) for each in (*medians, distances, corrected)))

@@ -45,6 +45,12 @@ class MonitorConfig(FinishedRun):
         choices=BY,
         needs="input",
     )
+    group: str | None = setting(
+        "which new images depend on each other: folder, a pattern or a CSV file, as for train.py, and '(.+)' if none "
+        "does; default: the images of a window are one group if the reference has fewer groups than images",
+        None,
+        needs="input",
+    )
     window: int = setting("images per window", 64, bound=_WINDOW, needs="input")
     alarm: str = setting(
         "drift: an alarm on any drift; loss: only where the expected loss exceeds --tolerance with confidence, or is "

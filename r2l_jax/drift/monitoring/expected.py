@@ -132,9 +132,19 @@ def _redrawn(estimate: DriftEstimate, rng: np.random.Generator) -> DriftEstimate
     return estimate._replace(value=estimate.value + abs(deviation) * (end - estimate.value))
 
 
-def still_differs(run: Run, drifted: Drifted, new: np.ndarray) -> str:
-    """Tells new raw images from the reference under the diagnosed drift by the alarm's test; empty if it cannot."""
-    p_value = alarm.compare(see(run, drifted.raws), see(run, new), _REFUTED).p_value
+def still_differs(
+    run: Run, drifted: Drifted, known: np.ndarray, new: np.ndarray, groups: np.ndarray | None = None
+) -> str:
+    """Tells new raw images from the reference under the diagnosed drift by the alarm's test; empty if it cannot.
+
+    Args:
+        run: the models.
+        drifted: the reference under the diagnosed drift.
+        known: the groups of the reference.
+        new: the new raw images.
+        groups: their groups; None if these are not known.
+    """
+    p_value = alarm.compare(see(run, drifted.raws, known), see(run, new, groups), _REFUTED).p_value
     if p_value > _REFUTED:
         return ""
     differs = f"under the diagnosis, the reference still differs from the new images (p = {p_value:.2g})"

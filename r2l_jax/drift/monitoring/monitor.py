@@ -38,6 +38,7 @@ class Window:
         tests: the p-value of each test alone, see `alarm`.
         statistics: the statistics that have changed most.
         confidence: the mean confidence of the models; None if they have none.
+        groups: the number of groups of the images; None if images were compared instead of groups.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Window:
     tests: dict[str, float]
     statistics: list[Statistic]
     confidence: float | None
+    groups: int | None = None
 
     @property
     def row(self) -> list[Any]:
@@ -110,25 +112,27 @@ class Monitor:
         self._tolerance = tolerance
         self._run, self._reference, self.level = run, reference, level
         self.windows, self.explained, self._is_new = list(windows), explained or Explained(), False
-        # Raw images, and their diagnosis unless they are too few.
-        self._alarmed: list[tuple[np.ndarray, list[DriftEstimate] | None]] = []
+        # Raw images with their groups, and their diagnosis unless they are too few.
+        self._alarmed: list[tuple[np.ndarray, np.ndarray | None, list[DriftEstimate] | None]] = []
         self._without_drift = None if reference.targets is None else expected.without_drift(run, reference)
 
-    def judge(self, name: str, files: Sequence[str], raws: np.ndarray) -> Window:
-        """Tests a window of raw images `(N, H, W)`; each window gets its own permutations."""
-        new = see(self._run, raws)
-        verdict = alarm.compare(self._reference.seen, new, self.level, seed=len(self.windows))
+    def judge(self, name: str, files: Sequence[str], raws: np.ndarray, groups: np.ndarray | None = None) -> Window:
+        """Tests a window of raw images `(N, H, W)`, with their groups; each window gets its own permutations."""
+        new, known = see(self._run, raws, groups), self._reference
+        verdict = alarm.compare(known.seen, new, self.level, len(self.windows), known.others)
         names = (*MOSAIC, *IMAGE, *output_names(self._run.task))
-        listed = alarm.single_statistics(self._reference.seen, new, names)[:_LISTED]
+        listed = alarm.single_statistics(known.seen, new, names, known.others)[:_LISTED]
         alarmed, diagnosis = verdict.p_value <= self.level, []
         if alarmed:
             found, self._is_new = self._diagnosed(raws), True
-            self._alarmed.append((raws, found))
+            self._alarmed.append((raws, groups, found))
             diagnosis = found or []
-            while sum(len(each) for each, _ in self._alarmed[1:]) >= _MOST:
+            while sum(len(each) for each, *_ in self._alarmed[1:]) >= _MOST:
                 del self._alarmed[0]
         confidence = float(new.output[:, 0].mean()) if new.output.shape[1] else None
-        window = Window(name, list(files), alarmed, verdict.p_value, diagnosis, verdict.tests, listed, confidence)
+        count = (1 if groups is None else len(np.unique(groups))) if alarm.is_grouped(known.seen, new) else None
+        tested = alarmed, verdict.p_value, diagnosis, verdict.tests, listed, confidence, count
+        window = Window(name, list(files), *tested)
         self.windows.append(window)
         return window
 
@@ -140,15 +144,17 @@ class Monitor:
         """
         if not self._is_new:
             return
-        strongest = [diagnosis and diagnosis[0].name for _, diagnosis in self._alarmed]
+        strongest = [diagnosis and diagnosis[0].name for *_, diagnosis in self._alarmed]
         last = next((name for name in reversed(strongest) if name is not None), None)
         others = [place for place, name in enumerate(strongest) if name not in (None, last)]
         latest = self._alarmed[others[-1] + 1 if others else 0 :]
-        raws = np.concatenate([each for each, _ in latest])[-_MOST:]
-        diagnosis = (latest[0][1] if len(latest) == 1 else self._diagnosed(raws)) or []
-        self.explained, self._is_new = self._explained(raws, diagnosis), False
+        raws = np.concatenate([each for each, *_ in latest])[-_MOST:]
+        known = [each for _, each, _ in latest if each is not None]
+        groups = np.concatenate(known)[-_MOST:] if known else None
+        diagnosis = (latest[0][2] if len(latest) == 1 else self._diagnosed(raws)) or []
+        self.explained, self._is_new = self._explained(raws, groups, diagnosis), False
 
-    def _explained(self, raws: np.ndarray, diagnosis: list[DriftEstimate]) -> Explained:
+    def _explained(self, raws: np.ndarray, groups: np.ndarray | None, diagnosis: list[DriftEstimate]) -> Explained:
         if refused := undiagnosed(len(raws), len(self._reference), raws.shape[1:]):
             return Explained(refused=refused)
         if not expected.explained_by_camera(diagnosis):
@@ -157,7 +163,7 @@ class Monitor:
         if self._without_drift is None:
             return Explained(diagnosis, refused="the accepted images have no labels, so they cannot predict the score")
         drifted = expected.by_camera(self._run, self._reference, diagnosis, self._without_drift.outcomes)
-        if refused := expected.still_differs(self._run, drifted, raws):
+        if refused := expected.still_differs(self._run, drifted, self._reference.groups, raws, groups):
             return Explained(diagnosis, refused=refused)
         remedy = expected.remedy(self._run, self._reference, drifted)
         return Explained(diagnosis, drifted.score, remedy, loss=drifted.loss)
@@ -175,6 +181,12 @@ class Monitor:
         loss = self.explained.loss
         is_tolerated = self._tolerance is not None and loss is not None and loss[1] <= self._tolerance
         return any(window.alarm for window in self.windows) and not is_tolerated
+
+    @property
+    def known_groups(self) -> int:
+        """The number of groups with which those of raw images are compared."""
+        others = self._reference.others
+        return len(np.unique(self._reference.groups)) + (0 if others is None else len(np.unique(others.groups)))
 
     def p_value(self, planned: int = 0) -> float:
         """Computes the p-value of all windows together by Bonferroni's correction for their number, or that planned."""

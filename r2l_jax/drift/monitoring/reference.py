@@ -13,7 +13,7 @@ import safetensors
 
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.monitoring import alarm
-from r2l_jax.drift.monitoring.statistics import Seen, see
+from r2l_jax.drift.monitoring.statistics import Others, Seen, see
 from r2l_jax.errors import InputError, warn
 from r2l_jax.results.contact_sheet import quantized
 from r2l_jax.results.files import write_safetensors
@@ -46,6 +46,7 @@ class Reference:
         groups: the number of the group of each; samples of one group depend on each other.
         measured: the kind of samples in the run, "test" or "validation"; or "accepted".
         seen: their statistics.
+        others: the statistics of images of other groups, if images depend on each other.
     """
 
     mosaics: np.ndarray
@@ -54,6 +55,7 @@ class Reference:
     groups: np.ndarray
     measured: str
     seen: Seen
+    others: Others | None = None
 
     def __len__(self) -> int:
         return len(self.mosaics)
@@ -89,16 +91,20 @@ def file_of(run: str | os.PathLike) -> pathlib.Path:
 def make(run: Run) -> Reference:
     """Takes random samples that no model of a run was trained on, of as many groups as possible.
 
+    If samples depend on each other, the statistics of as many samples of other groups are added, because a set may have
+    few groups.
+
     Raises:
         InputError: the data is missing, or there are too few such samples.
     """
     common = functools.reduce(np.intersect1d, [fold.measured_indices for fold in run])
     dataset = run.dataset
     size = 2 * int(np.prod(run.shape)) + dataset[int(common[0])][1].nbytes if len(common) else 1
-    drawn = dataset.taking_turns(np.random.default_rng(0).permutation(common))
+    rng, most = np.random.default_rng(0), min(MOST, max(_BYTES // size, LEAST))
     # Images of one group depend on each other, so one of each is taken where there are enough groups.
-    of_groups = max(len(np.unique(dataset.groups_of(common))), LEAST)
-    chosen = np.sort(drawn[: min(MOST, max(_BYTES // size, LEAST), of_groups)])
+    distinct = len(np.unique(dataset.groups_of(common)))
+    most = min(most, distinct) if distinct >= LEAST else most
+    chosen = np.sort(dataset.taking_turns(rng.permutation(common))[:most])
     if len(chosen) < LEAST:
         raise InputError(
             f"a reference needs {LEAST} samples that no model of the run was trained on, got {len(chosen)}: "
@@ -108,11 +114,24 @@ def make(run: Run) -> Reference:
     raws = np.asarray(raws)  # Without their frames, as `monitor.py` reads files.
     mosaics = quantized(raws, np.uint16)
     groups = np.unique(dataset.groups_of(chosen), return_inverse=True)[1]
-    return Reference(mosaics, targets, dataset.labels[chosen], groups, run.folds[0].measured, see(run, raws))
+    others = None
+    rest = functools.reduce(np.union1d, [part for fold in run for part in (fold.split.train, fold.split.valid)])
+    rest = rest[~np.isin(dataset.groups_of(rest), dataset.groups_of(chosen))]
+    if distinct < len(common) and len(rest):
+        rest = np.sort(dataset.taking_turns(rng.permutation(rest))[:most])
+        found = see(run, np.asarray(dataset.samples(rest)[0]))
+        others = Others(found.mosaic, found.image, dataset.groups_of(rest))
+    seen = see(run, raws, groups)
+    return Reference(mosaics, targets, dataset.labels[chosen], groups, run.folds[0].measured, seen, others)
 
 
-def accepted(run: Run, raws: np.ndarray) -> Reference:
+def accepted(run: Run, raws: np.ndarray, groups: np.ndarray | None = None) -> Reference:
     """Makes a reference of images of a camera that is accepted as it is, at most as many as `make` takes.
+
+    Args:
+        run: the models.
+        raws: the raw images.
+        groups: the number of the group of each; None if no image depends on another.
 
     Raises:
         InputError: they are too few.
@@ -120,8 +139,9 @@ def accepted(run: Run, raws: np.ndarray) -> Reference:
     if len(raws) < LEAST:
         raise InputError(f"a reference needs {LEAST} images, got {len(raws)}")
     most = min(len(raws), MOST, max(_BYTES // (2 * raws[0].size), LEAST))
-    raws = raws[np.linspace(0, len(raws) - 1, most).round().astype(int)]
-    return Reference(quantized(raws, np.uint16), None, None, np.arange(most), ACCEPTED, see(run, raws))
+    chosen = np.linspace(0, len(raws) - 1, most).round().astype(int)
+    raws, groups = raws[chosen], np.arange(most) if groups is None else groups[chosen]
+    return Reference(quantized(raws, np.uint16), None, None, groups, ACCEPTED, see(run, raws, groups))
 
 
 def replace(reference: Reference, run: Run, file: pathlib.Path) -> pathlib.Path | None:
@@ -138,6 +158,8 @@ def write(reference: Reference, run: Run, file: pathlib.Path) -> None:
     """Writes the samples of a reference with the identity of its models."""
     names = ("mosaics", "targets", "labels", "groups")
     arrays = {name: array for name in names if (array := getattr(reference, name)) is not None}
+    if reference.others is not None:
+        arrays |= {f"others.{name}": array for name, array in reference.others._asdict().items()}
     write_safetensors(
         file, arrays, {"models": json.dumps([fold.identity for fold in run]), "measured": reference.measured}
     )
@@ -159,8 +181,10 @@ def read(run: Run, file: pathlib.Path) -> Reference | None:
             mosaics, groups = map(opened.get_tensor, ("mosaics", "groups"))
             is_labeled = about["measured"] != ACCEPTED
             targets, labels = map(opened.get_tensor, ("targets", "labels")) if is_labeled else (None, None)
-        seen = see(run, mosaics.astype(np.float32) / 65535)
-        return Reference(mosaics, targets, labels, groups, about["measured"], seen)
+            stored = [f"others.{name}" for name in Others._fields]
+            others = Others(*map(opened.get_tensor, stored)) if stored[0] in opened.keys() else None  # noqa: SIM118
+        seen = see(run, mosaics.astype(np.float32) / 65535, groups)
+        return Reference(mosaics, targets, labels, groups, about["measured"], seen, others)
     except (OSError, ValueError, LookupError, TypeError, safetensors.SafetensorError):
         raise InputError(f"{file} is damaged: remove it; the same command makes another from the run's data") from None
 
@@ -183,7 +207,9 @@ def of_run(run: Run, file: pathlib.Path) -> tuple[Reference, bool]:
     return made, True
 
 
-def unnoticed(run: Run, raws: np.ndarray, find_reference: Callable[[], Reference]) -> str | None:
+def unnoticed(
+    run: Run, raws: np.ndarray, find_reference: Callable[[], Reference], groups: np.ndarray | None = None
+) -> str | None:
     """Returns a message if no drift is detected in new images, else None; without a reference, warns and returns None.
 
     The confidence of a model cannot tell whether it needs adaptation, because it can be confident and wrong.
@@ -192,13 +218,14 @@ def unnoticed(run: Run, raws: np.ndarray, find_reference: Callable[[], Reference
         run: the models.
         raws: the new raw images, of the training size.
         find_reference: returns the reference, or raises an InputError.
+        groups: the number of the group of each raw image; None if it is not known.
     """
     try:
         known = find_reference()
     except InputError as error:
         warn(f"the model is adapted without a test for drift: {error}")
         return None
-    p_value = alarm.compare(known.seen, see(run, raws), LEVEL).p_value
+    p_value = alarm.compare(known.seen, see(run, raws, groups), LEVEL, others=known.others).p_value
     if p_value <= LEVEL:
         return None
     return f"no drift is detected in {len(raws)} images, compared with {len(known)} clean ones (p = {p_value:.2g})"

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, Shaped
 from scipy.special import entr
 
 import isp
@@ -48,6 +48,12 @@ IMAGE = (
     *("contrast", "saturated pixels", "dark pixels", "colorfulness", "sharpness"),
 )
 
+# The places of statistics that most images do not have.
+SHARES = {
+    "raw images": [MOSAIC.index(name) for name in ("saturated sites", "sites at black")],
+    "images": [IMAGE.index(name) for name in ("saturated pixels", "dark pixels")],
+}
+
 # The statistics of a layer of the network are projected onto this many fixed random directions, so that a reference of
 # some hundred images takes little room.
 _DIRECTIONS = 16
@@ -66,6 +72,8 @@ class Seen(NamedTuple):
             `output_names`.
         features: the projected statistics of all normalization layers, model by model.
         probabilities: the probabilities of each model, `(M, N, C)`; of segmentation, averaged over the sites.
+        groups: the group of each image, any values; None if no image of a reference depends on another, or if that of
+            new images is not known.
     """
 
     mosaic: Float32[np.ndarray, "N mosaic"]
@@ -73,6 +81,7 @@ class Seen(NamedTuple):
     output: Float32[np.ndarray, "N output"]
     features: Float32[np.ndarray, "N features"]
     probabilities: Float32[np.ndarray, "M N C"]
+    groups: Shaped[np.ndarray, " N"] | None = None
 
     @property
     def disagreement(self) -> Float32[np.ndarray, " N"] | None:
@@ -85,13 +94,21 @@ class Seen(NamedTuple):
         return entr(self.probabilities.mean(0)).sum(-1) - entr(self.probabilities).sum(-1).mean(0)
 
 
+class Others(NamedTuple):
+    """The statistics of images that models were trained on or chosen by, none of the trained network."""
+
+    mosaic: Float32[np.ndarray, "N mosaic"]
+    image: Float32[np.ndarray, "N image"]
+    groups: Shaped[np.ndarray, " N"]
+
+
 def output_names(task: Task) -> tuple[str, ...]:
     """Returns the names of the statistics of the head's output; a task without probabilities of classes has none."""
     names = ("confidence", "entropy", *(f"probability of {name}" for name in task.classes))
     return names if task.has_distributions else ()
 
 
-def see(run: Run, raws: Float[np.ndarray, "N height width"]) -> Seen:
+def see(run: Run, raws: Float[np.ndarray, "N height width"], groups: Shaped[np.ndarray, " N"] | None = None) -> Seen:
     """Computes the statistics of raw images, in batches of one shape.
 
     Raw images are first rounded to 16 bits, as a reference holds them. Otherwise, the reader's rounding would decide on
@@ -100,6 +117,7 @@ def see(run: Run, raws: Float[np.ndarray, "N height width"]) -> Seen:
     Args:
         run: the models.
         raws: raw images in [0, 1] of the training size.
+        groups: the group of each, see `Seen`.
     """
     assert run.camera is not None
     raws = quantized(np.asarray(raws), np.uint16).astype(np.float32) / 65535
@@ -110,7 +128,8 @@ def see(run: Run, raws: Float[np.ndarray, "N height width"]) -> Seen:
         compute = functools.partial(compiler.jit(_of_model, 0, 1), graph, fold.task, state)
         found.append(run.in_batches(compute, raws, BATCH))
     images, outputs, features, probabilities = zip(*found, strict=True)
-    return Seen(mosaic, np.mean(images, 0), np.mean(outputs, 0), np.concatenate(features, 1), np.stack(probabilities))
+    found = np.mean(images, 0), np.mean(outputs, 0), np.concatenate(features, 1), np.stack(probabilities)
+    return Seen(mosaic, *found, groups)
 
 
 def mosaic_statistics(raw: Float[Array, "N height width"], camera: isp.Camera) -> Float[Array, "N mosaic"]:

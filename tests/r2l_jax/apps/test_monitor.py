@@ -394,7 +394,7 @@ def test_files_are_brought_from_the_camera_that_is_named_to_that_of_the_run(run_
     """The camera of the files has a black level that is higher by 0.02 of the rest."""
     raws, camera = scenes
     seen = []
-    monkeypatch.setattr(judging.Monitor, "judge", lambda _, __, ___, new: seen.append(new) or pytest.fail("enough"))
+    monkeypatch.setattr(judging.Monitor, "judge", lambda *given: seen.append(given[3]) or pytest.fail("enough"))
     write(tmp_path / "new", 0.02 + 0.98 * raws[:16])
     other = dataclasses.replace(camera, black_level=[0.02 + 0.98 * level for level in camera.black_level])
     (tmp_path / "other.json").write_text(other.to_json())

@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from r2l_jax.drift.monitoring import alarm
-from r2l_jax.drift.monitoring.statistics import Seen
+from r2l_jax.drift.monitoring.statistics import IMAGE, MOSAIC, Others, Seen
 
 
 def drawn(rng, images, members=2):
@@ -126,3 +126,78 @@ def test_outliers_do_not_widen_the_kernel_of_features(few):
     features[40:] *= 2.5
     known, new = known._replace(features=features[:40]), new._replace(features=features[40:])
     assert alarm.compare(known, new, 0.05).tests["features"] < 0.01
+
+
+def of_groups(rng, groups, images, shift=0.0, spread=1.0):
+    """Statistics of as many images of each group, which share an offset. All statistics depend on each other."""
+    names = np.repeat(np.arange(groups), images)
+    offset = rng.normal(scale=spread, size=(groups, 1))[names] + shift
+    sizes = (len(MOSAIC), len(IMAGE), 4, 5)
+    mosaic, image, output, features = (
+        (offset + 0.5 * rng.normal(size=(groups, size))[names] + rng.normal(size=(len(names), size))).astype(np.float32)
+        for size in sizes
+    )
+    return Seen(mosaic, image, output, features, np.zeros((1, len(names), 2), np.float32), names)
+
+
+def test_other_groups_without_drift_raise_no_more_alarms_than_stated(few):
+    """Three new groups and four known ones, where a comparison of their images would nearly always raise an alarm."""
+    rng = np.random.default_rng(0)
+    drawn = [(of_groups(rng, 4, 12), of_groups(rng, 3, 8)) for _ in range(200)]
+    p_values = np.array([alarm.compare(*pair, 0.2, seed).p_value for seed, pair in enumerate(drawn)])
+    for level in (0.05, 0.2):
+        assert stats.binomtest(int((p_values <= level).sum()), 200, level, "greater").pvalue > 1e-3
+    assert (p_values <= 0.2).sum() >= 10
+    alone = [[each._replace(groups=None) for each in pair] for pair in drawn[:20]]
+    assert sum(alarm.compare(*pair, 0.2, seed).p_value <= 0.05 for seed, pair in enumerate(alone)) > 15
+    far = [alarm.compare(of_groups(rng, 4, 12, spread=0.1), of_groups(rng, 3, 8, 6, 0.1), 0.2, seed) for seed in (0, 1)]
+    assert all(each.p_value <= 0.02 for each in far)
+
+
+@pytest.mark.parametrize("new", [1, 3])
+def test_one_statistic_of_groups_has_the_p_value_of_students_t(monkeypatch, new):
+    """Rotations of the only statistic that varies are those of normal numbers, whose test is Student's."""
+    monkeypatch.setattr(alarm, "_FIRST", 9999)
+    rng = np.random.default_rng(3)
+    known, others = of_groups(rng, 4, 5), of_groups(rng, 2, 9)
+    window = of_groups(rng, new, 6, shift=2.5)
+    if new == 1:
+        window = window._replace(groups=None)
+    for seen in (known, window, others):
+        for values in (seen.image, seen.output, seen.features):
+            values[:] = 7
+        seen.mosaic[:] = seen.mosaic[:, :1]
+    first = [
+        [seen.mosaic[seen.groups == group][:6, 0].mean() for group in range(count)]
+        for seen, count in ((known, 4), (others, 2), (window._replace(groups=np.repeat(np.arange(new), 6)), new))
+    ]
+    exact = stats.ttest_ind(first[0] + first[1], first[2]).pvalue
+    apart = Others(others.mosaic, others.image, others.groups)
+    verdict = alarm.compare(known, window, 0.05, 0, apart)
+    assert verdict.tests["raw images"] == pytest.approx(exact, rel=0.15)
+    assert verdict.p_value == pytest.approx(min(1, 2 * verdict.tests["raw images"]))
+    single = alarm.single_statistics(known, window, (*MOSAIC, *IMAGE, *"1234"), apart)[0]
+    assert single.p_value == pytest.approx(min(1, (len(MOSAIC) + len(IMAGE) + 4) * exact), rel=1e-4)
+
+
+def test_a_share_that_one_group_has_is_no_sign_of_drift():
+    rng = np.random.default_rng(4)
+    known, window = of_groups(rng, 5, 10, spread=0.1), of_groups(rng, 1, 10, spread=0.1)
+    for seen in (known, window):
+        seen.mosaic[:, MOSAIC.index("saturated sites")] = -4 + 2 * (seen is window)
+        seen.image[:, IMAGE.index("dark pixels")] = -4 + 2 * (seen is window)
+    assert alarm.compare(known, window, 0.05).p_value > 0.05
+    window.mosaic[:, MOSAIC.index("mean of red")] += 90
+    assert alarm.compare(known, window, 0.05).p_value < 0.05
+
+
+def test_the_means_of_groups_are_of_as_many_images_as_new_groups_have():
+    rng = np.random.default_rng(5)
+    known, window = of_groups(rng, 2, 9), of_groups(rng, 2, 4)
+    window = window._replace(groups=np.array([0, 0, 1, 1, 1, 1, 1, 1]))
+    # The harmonic mean of 2 and 6 is 3.
+    before, after, _ = alarm.by_groups(known, window)
+    np.testing.assert_allclose(before[0], [known.mosaic[:3].mean(0), known.mosaic[9:12].mean(0)], rtol=1e-6)
+    np.testing.assert_allclose(after[3], [window.features[:2].mean(0), window.features[2:].mean(0)], rtol=1e-6)
+    assert not alarm.is_grouped(known._replace(groups=np.arange(18)), window._replace(groups=None))
+    assert alarm.is_grouped(known._replace(groups=None), window)

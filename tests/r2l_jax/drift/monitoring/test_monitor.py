@@ -36,7 +36,7 @@ class Empty(Run):
 def monitored(monkeypatch):
     """Makes a monitor that knows the statistics of a reference; raw images stand for their own statistics."""
     monkeypatch.setattr(expected, "without_drift", lambda *_: CLEAN)
-    monkeypatch.setattr(monitor, "see", lambda run, raws: of(raws))
+    monkeypatch.setattr(monitor, "see", lambda run, raws, groups: of(raws))
     monkeypatch.setattr(monitor.alarm, "single_statistics", lambda *_: [Statistic("mean", 0.0, 1.0, 1.0, 0.0)])
     for name, value in {"_FIRST": 99, "_LAST": 99, "_TOGETHER": 100}.items():
         monkeypatch.setattr(alarm, name, value)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from r2l_jax.drift.monitoring import reference
+from r2l_jax.drift.monitoring.statistics import see
 from r2l_jax.errors import InputError
 from r2l_jax.training.run import Run, load
 
@@ -16,6 +17,29 @@ def group(run, *measured):
         fold.model.head.fc.kernel[...] *= factor
         folds.append(dataclasses.replace(fold, split=fold.split._replace(test=indices)))
     return Run(folds)
+
+
+def test_a_reference_of_groups_keeps_the_statistics_of_other_groups(one_epoch, tmp_path):
+    """Four groups are measured, and the others are compared by their statistics alone."""
+    (fold,) = load(one_epoch.run_dir).folds
+    count = len(fold.dataset)
+    assert count == 40
+    dataset = dataclasses.replace(fold.dataset, groups=np.array([*range(4)] * 8 + [4] * 3 + [5] * 5))
+    test, valid, train = np.arange(32), np.arange(32, 35), np.arange(35, 40)
+    fold = dataclasses.replace(fold, split=fold.split._replace(train=train, valid=valid, test=test))
+    fold.__dict__["dataset"] = dataset
+    run = Run([fold])
+    made = reference.make(run)
+    np.testing.assert_array_equal(made.groups, [*range(4)] * 8)
+    np.testing.assert_array_equal(made.others.groups, [4] * 3 + [5] * 5)
+    rest = np.arange(32, 40)
+    np.testing.assert_allclose(made.others.mosaic, see(run, dataset.samples(rest)[0]).mosaic, atol=1e-5)
+    file = tmp_path / reference.FILE
+    reference.write(made, run, file)
+    found = reference.read(run, file)
+    for name, values in made.others._asdict().items():
+        np.testing.assert_array_equal(getattr(found.others, name), values)
+    np.testing.assert_array_equal(found.seen.groups, made.groups)
 
 
 def test_a_reference_has_the_samples_that_no_member_was_trained_on(one_epoch):
