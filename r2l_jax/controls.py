@@ -34,6 +34,8 @@ from r2l_jax.programs.report import ReportConfig
 from r2l_jax.programs.train import TrainingProgram
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from r2l_jax.results.result import Result
     from r2l_jax.training.run import Run
 
@@ -172,12 +174,12 @@ def forensics(run: AnyRun, data: AnyData = None, **settings: Any) -> "dict[str, 
 
 
 @_control(AdjustmentConfig, "run", "drifted_data_dir")
-def adapt(run: AnyRun, data: AnyData = None, **settings: Any) -> "Run | Result":
+def adapt(run: AnyRun, data: AnyData = None, *, groups: Any = None, **settings: Any) -> "Run | Result":
     """Adapts a model to drifted data, without labels or with a few.
 
     With an array of new raw images `(N, H, W)`, in [0, 1] or integers of a known white level, it returns the adapted
     model, whose statistics are mixed with those of the images. `method="processing"` also tunes the processing. Without
-    drift, it warns and returns the model as it is, unless `force` is set.
+    drift, it warns and returns the model as it is, unless `force` is set. `groups` are as for `monitor`.
 
     With a `RawDataset` of drifted samples, or with simulated drifts such as `exposures=0.5`, it returns a result, which
     says how much of the score is recovered; `metadata["adapted"]` has the folder of the adapted run of each drift.
@@ -198,14 +200,16 @@ def adapt(run: AnyRun, data: AnyData = None, **settings: Any) -> "Run | Result":
         if unknown := settings.keys() - {"force", *tuning}:
             raise InputError(f"`{min(unknown)}` has no effect on an array of images without labels")
         if not settings.get("force"):
-            raws = model.unlabeled(data)
-            if (reason := reference.unnoticed(model, raws, lambda: reference.make(model))) is not None:
+            raws, groups = model.unlabeled(data), _group_numbers(groups, len(data))
+            if (reason := reference.unnoticed(model, raws, lambda: reference.make(model), groups)) is not None:
                 warn(f"the model stays as it is: {reason}; `force` adapts it")
                 return model
         if method == "statistics":
             return model.adapted(data, **settings)
         wanted = {**settings, "method": method, "unlabeled": len(data)}
         return methods.tuned(model, data, called(MethodSettings, wanted))
+    if groups is not None:
+        raise InputError("`groups` are those of an array of raw images without labels")
     place = datasets.given(data) if isinstance(data, RawDataset) else data
     drifted = {} if data is None else {"drifted_data_dir": place}
     with _opened(run, None, settings) as (uri, how):
@@ -226,7 +230,6 @@ def monitor(run: AnyRun, images: Any = None, *, groups: Any = None, **settings: 
     import numpy as np
 
     from r2l_jax.apps import monitor as app
-    from r2l_jax.data.groups import numbered
     from r2l_jax.data.raw_dataset import RawDataset
     from r2l_jax.results import result
     from r2l_jax.training.run import load
@@ -247,10 +250,8 @@ def monitor(run: AnyRun, images: Any = None, *, groups: Any = None, **settings: 
                 # Stored files are divided by the white level of the training.
                 np.save(folder / f"{number:06d}.npy", image * np.float32(model.about.white_level or 1))
             files = folder
-            if groups is not None:
-                if len(groups) != len(images):
-                    raise InputError(f"`groups` must have one for each of {len(images)} images, got {len(groups)}")
-                table = "\n".join(f"{number:06d}.npy,{group}" for number, group in enumerate(numbered(list(groups))))
+            if (numbers := _group_numbers(groups, len(images))) is not None:
+                table = "\n".join(f"{number:06d}.npy,{group}" for number, group in enumerate(numbers))
                 settings["group"] = folder / "groups.csv"
                 settings["group"].write_text(f"name,group\n{table}\n")
         elif groups is not None:
@@ -258,6 +259,14 @@ def monitor(run: AnyRun, images: Any = None, *, groups: Any = None, **settings: 
         config = called(MonitorConfig, {**how, **settings, "run": uri, "input": files})
         app.run(config)
         return result.read(config.output_dir) if config.input and not config.accept else None
+
+
+def _group_numbers(groups: Any, images: int) -> "np.ndarray | None":
+    from r2l_jax.data.groups import numbered
+
+    if groups is not None and len(groups) != images:
+        raise InputError(f"`groups` must have one for each of {images} images, got {len(groups)}")
+    return None if groups is None else numbered(list(groups))
 
 
 @_control(SynthesisConfig)

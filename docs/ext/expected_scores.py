@@ -67,7 +67,7 @@ def monitored(run: Run, raws: np.ndarray, targets: np.ndarray, number: int) -> d
         diagnosis = diagnose(held.raws, held.labels, window, run.camera) if p_value <= 0.05 else ()
         if expected.explained_by_camera(diagnosis):
             drifted = expected.by_camera(run, held, diagnosis, clean)
-            found, refused = drifted.score, expected.still_differs(run, drifted, window)
+            found, refused = drifted.score, expected.still_differs(run, drifted, held.groups, window)
         row[f"{images}"] = {"p_value": p_value, "diagnosis": diagnosis, "expected": found, "refused": refused}
     return row
 

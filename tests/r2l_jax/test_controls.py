@@ -194,6 +194,15 @@ def test_a_pytorch_module_is_given_with_its_normalization(data):
         r2l_jax.evaluate(torch.nn.Flatten(), data)
 
 
+@pytest.mark.shows("r2l_jax.adapt(data, groups)")
+def test_an_array_is_compared_by_its_groups(run, capsys):
+    tested = data_of(count=32, seed=11).samples(np.arange(32))[0]
+    for groups, counted in ((None, "1 group"), (np.arange(32) // 16, "2 groups"), (list("abcd") * 8, "4 groups")):
+        assert r2l_jax.adapt(run, tested, groups=groups) is run
+        said = f"in the features of 32 images of {counted}, compared with 32 clean ones of 2 groups (p = "
+        assert said in capsys.readouterr().err
+
+
 @pytest.mark.shows("r2l_jax.adapt(data)")
 def test_adapting_to_an_array_returns_a_model_that_every_control_takes(run, data):
     raws = data_of(light=0.6).samples(np.arange(128))[0]
@@ -208,10 +217,13 @@ def test_without_drift_an_array_changes_no_model(run, data, capsys):
     for method in ("statistics", "processing"):
         assert r2l_jax.adapt(run, tested, method=method) is run
         said = capsys.readouterr().err
-        assert "the model stays as it is: no drift is detected in 32 images, compared with 32 clean ones" in said
+        assert (
+            "the model stays as it is: no drift is detected in the features of 32 images of 1 group, compared with 32 "
+            "clean ones of 2 groups" in said
+        )
         assert said.rstrip().endswith("; `force` adapts it")
     # With drift, it goes on to whether the images show all classes.
-    dark = data_of(light=0.6, seed=7).samples(np.arange(64))[0]
+    dark = data_of(light=0.3, seed=7).samples(np.arange(64))[0]
     with pytest.raises(InputError, match="cannot be adapted: the 64 images are not a mixture of the training classes"):
         r2l_jax.adapt(run, dark)
 
@@ -337,6 +349,12 @@ def test_pictures_of_arrays_are_written(data, tmp_path):
             InputError,
             "`groups` must have one for each of 8 images, got 2",
         ),
+        (
+            lambda run: r2l_jax.adapt(run, np.zeros((8, 16, 16)), groups=[0, 1]),
+            InputError,
+            "`groups` must have one for each of 8 images, got 2",
+        ),
+        (lambda run: r2l_jax.adapt(run, "x", groups=[0]), InputError, "`groups` are those of an array of raw images w"),
         (lambda run: r2l_jax.monitor(run, "x", groups=[0]), InputError, "`groups` are those of an array of raw images"),
         (lambda run: r2l_jax.monitor(run, np.zeros((16, 16), "f4")), InputError, r"`images` must be raw images \(N, H"),
         (lambda run: r2l_jax.monitor(run, np.full((8, 16, 16), 9.0)), InputError, r"expected images of floats in \[0"),

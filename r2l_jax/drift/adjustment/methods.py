@@ -113,7 +113,8 @@ def _unnoticed(fold: Trained, under: Drifted, raws: np.ndarray) -> str | None:
     if under.dataset.fingerprint == fold.dataset.fingerprint:
         clean = np.setdiff1d(fold.split.train, under.unlabeled)
     new = Run([dataclasses.replace(fold, model=under.model)])
-    return reference.unnoticed(new, np.asarray(raws), lambda: reference.make(Run([fold.measuring(clean)])))
+    groups = under.dataset.groups_of(under.unlabeled)
+    return reference.unnoticed(new, np.asarray(raws), lambda: reference.make(Run([fold.measuring(clean)])), groups)
 
 
 class _Adaptation:

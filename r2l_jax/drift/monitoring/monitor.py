@@ -79,13 +79,14 @@ class Explained:
 
 def undiagnosed(images: int, known: int, shape: Sequence[int]) -> str:
     """Says why the drift of images is not diagnosed with a number of known ones; empty if it is."""
-    if min(shape) < LEAST_SIDE:
-        return f"drift is diagnosed in images of at least {LEAST_SIDE}x{LEAST_SIDE} sites, got {shape[0]}x{shape[1]}"
     least_new, least_known = LEAST_IMAGES
+    lacking = []
+    if min(shape) < LEAST_SIDE:
+        lacking.append(f"in images of at least {LEAST_SIDE}x{LEAST_SIDE} sites, got {shape[0]}x{shape[1]}")
     if images < least_new or known < least_known:
         least = f"{least_new} new and {least_known} reference images"
-        return f"drift is diagnosed from at least {least}, got {images} and {known}"
-    return ""
+        lacking.append(f"from at least {least}, got {images} and {known}")
+    return f"drift is diagnosed {', and '.join(lacking)}" if lacking else ""
 
 
 class Monitor:
@@ -156,7 +157,7 @@ class Monitor:
 
     def _explained(self, raws: np.ndarray, groups: np.ndarray | None, diagnosis: list[DriftEstimate]) -> Explained:
         if refused := undiagnosed(len(raws), len(self._reference), raws.shape[1:]):
-            return Explained(refused=refused)
+            return Explained(refused=f"{refused}; the alarm and the statistics that have changed most hold without it")
         if not expected.explained_by_camera(diagnosis):
             said = "the camera does not explain this drift, so the reference cannot predict the score"
             return Explained(diagnosis, refused=said)

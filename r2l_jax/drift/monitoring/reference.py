@@ -210,9 +210,11 @@ def of_run(run: Run, file: pathlib.Path) -> tuple[Reference, bool]:
 def unnoticed(
     run: Run, raws: np.ndarray, find_reference: Callable[[], Reference], groups: np.ndarray | None = None
 ) -> str | None:
-    """Returns a message if no drift is detected in new images, else None; without a reference, warns and returns None.
+    """Returns a message if no drift is detected in the features of new images, else None.
 
-    The confidence of a model cannot tell whether it needs adaptation, because it can be confident and wrong.
+    Adapting changes the statistics of the normalization layers. Where these are those of the reference, it can only
+    cost accuracy, as after a change of the light that metering has undone. The confidence of a model cannot tell
+    whether it needs adaptation, because it can be confident and wrong. Without a reference, it warns and returns None.
 
     Args:
         run: the models.
@@ -225,7 +227,13 @@ def unnoticed(
     except InputError as error:
         warn(f"the model is adapted without a test for drift: {error}")
         return None
-    p_value = alarm.compare(known.seen, see(run, raws, groups), LEVEL, others=known.others).p_value
+    new, sizes = see(run, raws, groups), [f"{len(raws)} images", f"{len(known)} clean ones"]
+    p_value = alarm.compare(known.seen, new, LEVEL).tests["features"]
     if p_value <= LEVEL:
         return None
-    return f"no drift is detected in {len(raws)} images, compared with {len(known)} clean ones (p = {p_value:.2g})"
+    if alarm.is_grouped(known.seen, new):
+        before, after, _ = alarm.by_groups(known.seen, new)
+        of_groups = zip(sizes, (len(after[0]), len(before[0])), strict=True)
+        sizes = [f"{size} of {count} group{'s' * (count > 1)}" for size, count in of_groups]
+    compared = ", compared with ".join(sizes)
+    return f"no drift is detected in the features of {compared} (p = {p_value:.2g})"

@@ -163,7 +163,8 @@ def test_a_run_is_adapted_if_a_drift_is_noticed(model, files, tmp_path, monkeypa
     monkeypatch.setattr(adaptation.Adapted, "refusal", None)
     found, unadapted = predict.adapted_run(model, files, None, stored)
     assert found is model
-    assert re.fullmatch(r"no drift is detected in 16 images, compared with 32 clean ones \(p = [01]\.?\d*\)", unadapted)
+    said = r"no drift is detected in the features of 16 images, compared with 32 clean ones \(p = [01]\.?\d*\)"
+    assert re.fullmatch(said, unadapted)
     for file in files:
         tifffile.imwrite(file, tifffile.imread(file) // 2 + 32)
     found, unadapted = predict.adapted_run(model, files, None, stored)

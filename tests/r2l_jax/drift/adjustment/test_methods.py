@@ -81,7 +81,7 @@ def test_a_model_is_adapted_if_a_drift_is_noticed(config, monkeypatch, severity,
     """The reference holds other training samples, without the drift: a model may be surer of these than of others."""
     seen = []
 
-    def unnoticed(run, raws, find_reference):
+    def unnoticed(run, raws, find_reference, groups):
         monkeypatch.setattr(reference, "LEAST", 8)
         known = find_reference()
         seen.extend([raws, known.raws])

@@ -103,9 +103,27 @@ def test_below_the_validated_numbers_of_images_an_alarm_has_no_causes_or_score(
     assert [each.evidence for each in followed.explained.diagnosis] == [named] * (named > 0)
     found = followed.result(0, "", {})
     said = f"drift is diagnosed from at least 64 new and 128 reference images, got {sum(windows)} and {known}"
+    said += "; the alarm and the statistics that have changed most hold without it"
     assert (found.metadata["notes"] == [said]) == (named == 0)
     assert ("diagnosis" in found.tables) == ("diagnosis" in found.metadata["verdict"][0]) == (named > 0)
     assert [row[0] for row in found.tables["expected"].rows] == ["without drift"]
+
+
+@pytest.mark.parametrize(
+    ("new", "known", "shape", "said"),
+    [
+        (64, 128, (64, 64), ""),
+        (64, 128, (96, 48), "drift is diagnosed in images of at least 64x64 sites, got 96x48"),
+        (64, 60, (64, 64), "drift is diagnosed from at least 64 new and 128 reference images, got 64 and 60"),
+        (
+            *(64, 60, (48, 48)),
+            "drift is diagnosed in images of at least 64x64 sites, got 48x48, and from at least 64 new and 128 "
+            "reference images, got 64 and 60",
+        ),
+    ],
+)
+def test_everything_that_a_diagnosis_lacks_is_said(new, known, shape, said):
+    assert monitor.undiagnosed(new, known, shape) == said
 
 
 def test_the_latest_256_images_with_an_alarm_of_the_same_cause_are_explained(monitored, monkeypatch):

@@ -3,8 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from r2l_jax.drift.monitoring import reference
-from r2l_jax.drift.monitoring.statistics import see
+from r2l_jax.drift.monitoring import alarm, reference
+from r2l_jax.drift.monitoring.statistics import Seen, see
 from r2l_jax.errors import InputError
 from r2l_jax.training.run import Run, load
 
@@ -56,3 +56,25 @@ def test_a_reference_has_the_samples_that_no_member_was_trained_on(one_epoch):
     assert np.ptp(each, axis=0).max() > 0.05
     with pytest.raises(InputError, match="needs 32 samples that no model of the run was trained on, got 31"):
         reference.make(group(one_epoch, *measured[:2], np.arange(2, 34)))
+
+
+def seen_of(rng, count, raw=0.0, features=0.0):
+    """Statistics of images of one model, with the raw images' and the features' means moved."""
+    parts = [rng.normal(move, 1, (count, 3)).astype(np.float32) for move in (raw, 0.0, 0.0, features)]
+    return Seen(*parts, np.full((1, count, 2), 0.5, np.float32))
+
+
+@pytest.mark.parametrize(("moved", "noticed"), [("raw", False), ("features", True)])
+def test_a_model_is_adapted_if_its_features_have_drifted_not_the_raw_images_alone(
+    one_epoch, monkeypatch, moved, noticed
+):
+    """Metering undoes a change of the light that raw images still show; adapting could then only cost accuracy."""
+    rng = np.random.default_rng(0)
+    known = reference.Reference(np.zeros((64, 2, 2), np.uint16), None, None, np.arange(64), "test", seen_of(rng, 64))
+    new = seen_of(rng, 64, **{moved: 3.0})
+    assert alarm.compare(known.seen, new, reference.LEVEL).p_value < 0.01
+    monkeypatch.setattr(reference, "see", lambda *_: new)
+    found = reference.unnoticed(load(one_epoch.run_dir), np.zeros((64, 2, 2), np.float32), lambda: known)
+    assert (found is None) == noticed
+    if not noticed:
+        assert found.startswith("no drift is detected in the features of 64 images, compared with 64 clean ones (p = ")
