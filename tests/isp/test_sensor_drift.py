@@ -387,6 +387,16 @@ def test_tone_curves_and_saturation_of_files_come_after_the_black_level():
     np.testing.assert_allclose(sensor_drift.apply(raw, KEY, brighter, camera=CAMERA), np.sqrt(0.7), rtol=1e-6)
 
 
+def test_cameras_differ_by_the_ratios_of_their_gains_to_that_of_green():
+    """A camera that multiplies red by a quarter of what its reference does has four times its red light, for one."""
+    known = dataclasses.replace(CAMERA, white_balance=(2.0, 1.0, 1.5))
+    found = difference(dataclasses.replace(CAMERA, white_balance=(1.0, 2.0, 6.0)), known)
+    assert (found.red_gain, found.blue_gain) == (2.0, -1.0)
+    # A common factor on all gains is no color.
+    found = difference(dataclasses.replace(CAMERA, white_balance=(3.0, 1.5, 2.25)), known)
+    assert (found.red_gain, found.blue_gain) == (0.0, 0.0)
+
+
 @pytest.mark.parametrize("name", ["exposure", "read_noise", "photon_noise", "row_noise", "defocus", "vignetting"])
 def test_the_mean_square_of_raw_images_has_the_slope_of_its_finite_difference(name):
     """Noise has slopes with respect to a state, as its amplitude does."""

@@ -128,6 +128,7 @@ class Comparison:
         labels: their classes, or None for clusters of raw images with similar statistics.
         groups: the groups of raw images that depend on each other, or None if they do not.
         new: the new raw images.
+        new_groups: how many groups they are of.
         camera: the camera of the reference, with its noise.
         seed: the seed of the noise and of the intervals.
     """
@@ -138,6 +139,7 @@ class Comparison:
         labels: np.ndarray | None,
         groups: np.ndarray | None,
         new: np.ndarray,
+        new_groups: int,
         camera: isp.Camera,
         seed: int,
     ):
@@ -155,6 +157,7 @@ class Comparison:
         # Images of one group count as one.
         self._groups = np.unique(np.arange(len(reference)) if groups is None else groups, return_inverse=True)[1]
         self._size, self._groups = self._groups.max() + 1, np.unique(self._groups[some], return_inverse=True)[1]
+        self._new_size = new_groups
         self._order = self._random.permutation(len(some))
         # Where a variance is 0, its derivative is lost in the noise.
         noise = isp.sensor.noise_of(camera).read_noise
@@ -233,7 +236,7 @@ class Comparison:
         count, features = len(taken) + len(new), taken.shape[1]
         pooled = (len(taken) * np.cov(taken.T) + len(new) * np.cov(new.T)) / count
         pooled += _SHRINKAGE * (np.diag(np.diag(pooled)) - pooled)
-        covariance = pooled * (1 / self._size + 1 / len(new))
+        covariance = pooled * (1 / self._size + 1 / self._new_size)
         covariance += np.diag((_ERROR * (new.mean(0) - self._own)) ** 2 + 1e-12)
         share = max((count - features - 3) / (count - 2), 0.1)
         return np.sqrt(share) * np.linalg.inv(np.linalg.cholesky(covariance))
@@ -353,7 +356,9 @@ class Comparison:
         size, weights = self._groups.max() + 1, self._members @ self.shares_at(fit.values)
         counts = self._random.multinomial(size, np.full(size, 1 / size), _DRAWS)[:, self._groups] - 1
         changes = self._random.multinomial(len(of_new), np.full(len(of_new), 1 / len(of_new)), _DRAWS) @ of_new
-        changes = changes / len(of_new) - (counts * weights) @ of_taken * (size / self._size) ** 0.5
+        changes = (
+            changes / np.sqrt(len(of_new) * self._new_size) - (counts * weights) @ of_taken * (size / self._size) ** 0.5
+        )
         error = _ERROR * (fit.new.mean(0) - self._own)
         changes += self._random.normal(size=(_DRAWS, len(error))) @ (step * error).T
         drawn = np.tile(fit.values, (_DRAWS, 1))
@@ -368,6 +373,7 @@ def diagnose(
     camera: isp.Camera,
     *,
     groups: Int[np.ndarray, " n"] | None = None,
+    new_groups: Int[np.ndarray, " m"] | None = None,
     seed: int = 0,
 ) -> tuple[DriftEstimate, ...]:
     """Diagnoses a change between raw images, which need not show the same scenes.
@@ -379,6 +385,7 @@ def diagnose(
         new: raw images to explain; about 64 are enough to name small drifts.
         camera: the camera before the change.
         groups: the groups of reference images that depend on each other; None if they do not.
+        new_groups: the groups of new images, likewise.
         seed: the seed of the noise and of the intervals.
 
     Returns:
@@ -387,7 +394,8 @@ def diagnose(
     reference, new = (np.asarray(mosaics, np.float32) for mosaics in (reference, new))
     before, after = sites.found(reference, camera), sites.found(new, camera)
     reference, new = sites.repaired(reference, before, camera), sites.repaired(new, after, camera)
-    comparison = Comparison(reference, labels, groups, new, with_noise(camera, reference), seed)
+    count = len(new) if new_groups is None else len(np.unique(new_groups))
+    comparison = Comparison(reference, labels, groups, new, count, with_noise(camera, reference), seed)
     estimates = [*_of_sites(before, after), *_of_fit(comparison, comparison.search(), camera)]
     return tuple(sorted(estimates, key=lambda each: -each.evidence))
 

@@ -125,7 +125,7 @@ class Monitor:
         listed = alarm.single_statistics(known.seen, new, names, known.others)[:_LISTED]
         alarmed, diagnosis = verdict.p_value <= self.level, []
         if alarmed:
-            found, self._is_new = self._diagnosed(raws), True
+            found, self._is_new = self._diagnosed(raws, groups), True
             self._alarmed.append((raws, groups, found))
             diagnosis = found or []
             while sum(len(each) for each, *_ in self._alarmed[1:]) >= _MOST:
@@ -152,7 +152,7 @@ class Monitor:
         raws = np.concatenate([each for each, *_ in latest])[-_MOST:]
         known = [each for _, each, _ in latest if each is not None]
         groups = np.concatenate(known)[-_MOST:] if known else None
-        diagnosis = (latest[0][2] if len(latest) == 1 else self._diagnosed(raws)) or []
+        diagnosis = (latest[0][2] if len(latest) == 1 else self._diagnosed(raws, groups)) or []
         self.explained, self._is_new = self._explained(raws, groups, diagnosis), False
 
     def _explained(self, raws: np.ndarray, groups: np.ndarray | None, diagnosis: list[DriftEstimate]) -> Explained:
@@ -169,12 +169,15 @@ class Monitor:
         remedy = expected.remedy(self._run, self._reference, drifted)
         return Explained(diagnosis, drifted.score, remedy, loss=drifted.loss)
 
-    def _diagnosed(self, raws: np.ndarray) -> list[DriftEstimate] | None:
+    def _diagnosed(self, raws: np.ndarray, groups: np.ndarray | None) -> list[DriftEstimate] | None:
         """Diagnoses the drift of raw images; None if they or the reference are too few or too small."""
         known = self._reference
         if undiagnosed(len(raws), len(known), raws.shape[1:]) or self._run.camera is None:
             return None
-        return list(diagnose(known.raws, known.labels, raws, self._run.camera, groups=known.groups))
+        if groups is None and len(np.unique(known.groups)) < len(known):
+            groups = np.zeros(len(raws))
+        of_groups = {"groups": known.groups, "new_groups": groups}
+        return list(diagnose(known.raws, known.labels, raws, self._run.camera, **of_groups))
 
     @property
     def alarm(self) -> bool:
@@ -217,6 +220,8 @@ class Monitor:
                 verdict += f"; expected loss {said}: {'alarm' if self.alarm else 'no alarm'}"
             if found.refused:
                 notes.append(found.refused)
+            if found.expected is not None and len(np.unique(self._reference.groups)) == 1:
+                notes.append("the reference is of a single group, so no interval of its scores is known")
             if found.remedy is not None:
                 notes.append(found.remedy.text(command))
         metadata = {

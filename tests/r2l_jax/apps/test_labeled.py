@@ -53,6 +53,18 @@ def test_predict_scores_files_in_folders_of_classes(one_epoch, cells, tmp_path, 
     assert again.stdout.splitlines()[-3:] == [score, first, second]
 
 
+def test_files_that_failed_do_not_count_and_links_have_the_class_of_their_own_folder(one_epoch, cells, tmp_path):
+    (cells / "EOS" / "broken.tif").write_bytes(b"II*")
+    (tmp_path / "scans").mkdir()
+    (cells / "LYT" / "1.tif").rename(tmp_path / "scans" / "1.tif")
+    (cells / "LYT" / "1.tif").symlink_to(tmp_path / "scans" / "1.tif")
+    done = predict(one_epoch, tmp_path, cells)
+    assert (done.returncode, "6 predicted, 1 failed" in done.stdout) == (1, True), done.stderr
+    labels = {f"{cells}/EOS/{number}.tif": "EOS" for number in (0, 2, 4)}
+    labels |= {f"{cells}/LYT/{number}.tif": "LYT" for number in (1, 3, 5)}
+    assert done.stdout.splitlines()[-3:] == scored(tmp_path / "p.csv", labels)
+
+
 def test_predict_refuses_folders_that_are_no_classes_before_it_predicts(one_epoch, cells, tmp_path):
     (cells / "LYT").rename(cells / "Lymphs")
     done = predict(one_epoch, tmp_path, cells / "EOS", cells / "Lymphs")

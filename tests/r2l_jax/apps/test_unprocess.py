@@ -88,6 +88,15 @@ def test_classes_become_a_folder_that_the_loader_reads(source, tmp_path):
     np.testing.assert_allclose(dataset[0][0] * 65535, expected(samples(0))[4:12, 8:16], atol=1.5)
 
 
+def test_a_picture_that_cannot_be_read_is_left_out_and_sets_the_exit_status(source, tmp_path, capsys):
+    arguments = [f"--input={source}", "--camera=drone", f"--output={tmp_path}/raw"]
+    assert programs.call("unprocess.py", *arguments).returncode == 0
+    (source / "dogs" / "3.jpeg").write_bytes(b"no picture")
+    done = programs.call("unprocess.py", *arguments)
+    assert done.returncode == 1
+    assert "3 written, 1 failed" in done.stdout
+
+
 def test_masks_are_cropped_with_their_images(scenes, tmp_path):
     camera = isp.Camera((0.02, 0.04, 0.06, 0.08), CAMERA.white_balance, CAMERA.color_matrix, "GBRG")
     unprocess_folder(scenes, tmp_path / "raw", camera, **QUIET)

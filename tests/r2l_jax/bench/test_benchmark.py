@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import json
 import time
+import types
 
 import numpy as np
 import pytest
@@ -125,6 +126,21 @@ def test_cpu_time_is_that_of_work_and_not_of_waiting():
     wall, cpu = timing.milliseconds(lambda: time.sleep(0.05))
     assert wall >= 50
     assert cpu < 20
+
+
+def test_only_the_last_call_of_a_turn_counts(monkeypatch):
+    clock = types.SimpleNamespace(wall=5.0, cpu=1.0)
+    read = types.SimpleNamespace(perf_counter=lambda: clock.wall, process_time=lambda: clock.cpu)
+    monkeypatch.setattr(timing, "time", read)
+    monkeypatch.setattr(timing, "TURN_SECONDS", 0.5)
+    # The first call compiles.
+    took = iter([(0.375, 0.75), (0.25, 0.125)])
+
+    def call():
+        wall, cpu = next(took)
+        clock.wall, clock.cpu = clock.wall + wall, clock.cpu + cpu
+
+    assert timing.milliseconds(call) == (250, 125)
 
 
 def test_drifts_have_cpu_times_and_no_baseline():

@@ -25,6 +25,8 @@ def test_numbers_are_ordered_by_their_size_words_by_their_letters_and_the_unknow
     found = groups("iso_speed", [1600.0, 200.0, None, 1600.0, 800.0])
     assert found == [("200", [1]), ("800", [4]), ("1600", [0, 3]), ("unknown", [2])]
     assert groups("model", ["x", "A", None, "x"]) == [("A", [1]), ("x", [0, 3]), ("unknown", [2])]
+    # Numbers that read the same are one group; 1/50 reads otherwise than 1/60.
+    assert groups("exposure_time", [1 / 60, 1 / 50, 0.0166667]) == [("0.0166667", [0, 2]), ("0.02", [1])]
 
 
 def test_more_than_fifty_groups_and_a_field_that_no_file_tells_are_refused():

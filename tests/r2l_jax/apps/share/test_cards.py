@@ -173,6 +173,13 @@ def test_the_score_of_a_group_is_of_its_ensemble_alone(run, tmp_path):
     assert "No samples were set aside" in model_card(r2l_jax.load(tmp_path / "group" / "seed_1")).text
 
 
+def test_the_validation_score_of_several_models_is_their_mean(one_epoch):
+    (fold,) = r2l_jax.load(one_epoch.run_dir)
+    better = [{**row, "val_accuracy": 0.625} for row in fold.about.history]
+    other = dataclasses.replace(fold, about=msgspec.structs.replace(fold.about, history=better))
+    assert "| 8 validation samples, which also chose the epoch | 43.8 | |" in model_card(Run([fold, other])).text
+
+
 def test_a_damaged_score_and_unknown_fields_are_one_line(run):
     (run / "test.json").write_text('{"score": 1}')
     with pytest.raises(InputError, match=r"test\.json: "):

@@ -275,9 +275,36 @@ def test_an_estimate_is_written_in_three_digits():
     assert str(light) == "exposure -0.704 stops (-0.715 to -0.69)"
 
 
+def test_images_of_one_group_count_as_one(few):
+    """Of 40 known images in 20 groups and 32 new ones in 4, as in the standard error of two means."""
+    reference, labels, new, _ = drawn(few, 0, {}, known=40, new=32)
+    sized = reference[:, :64, :64], labels, np.arange(40) // 2, new[:, :64, :64]
+    comparison = Comparison(*sized, 4, smears.CAMERA, 0)
+    rng, statistics = np.random.default_rng(0), comparison._own.size
+    taken, seen = (rng.normal(size=(count, statistics)) for count in (40, 32))
+    # Without a difference of means, there is no error of the simulation.
+    seen += comparison._own - seen.mean(0)
+    whiten = comparison._whitening(taken, seen)
+    pooled = (40 * np.cov(taken.T) + 32 * np.cov(seen.T)) / 72
+    pooled -= 0.02 * (pooled - np.diag(np.diag(pooled)))
+    # The factor of Hartlap et al. has its floor, because there are many statistics.
+    expected = pooled * (1 / 20 + 1 / 4) + 1e-12 * np.eye(statistics)
+    share = max((72 - statistics - 3) / 70, 0.1)
+    np.testing.assert_allclose(whiten.T @ whiten, share * np.linalg.inv(expected), rtol=1e-6, atol=1e-6)
+    # Draws of an exposure that is the mean of one statistic, and does not depend on the reference.
+    slopes = np.zeros((statistics + len(smears.CLASSES) - 1, len(comparison._neutral)))
+    slopes[0, simulation.FITTED.index("exposure")] = 1
+    same = np.zeros_like(taken)
+    fit = diagnosis.Fit(
+        ("exposure",), comparison._neutral, np.eye(statistics), np.zeros(len(slopes)), slopes, same, 0.2 * seen
+    )
+    found = comparison.draws(fit)[:, simulation.FITTED.index("exposure")]
+    assert found.std() == pytest.approx(0.2 * seen[:, 0].std() / 4**0.5, rel=0.1)
+
+
 def test_derivatives_include_the_noise_that_new_images_get_under_brighter_light(few):
     reference, labels, new, _ = drawn(few, 0, {"exposure": 0.5}, known=32, new=32)
-    comparison = Comparison(reference[:, :64, :64], labels, None, new[:, :64, :64], smears.CAMERA, 0)
+    comparison = Comparison(reference[:, :64, :64], labels, None, new[:, :64, :64], 32, smears.CAMERA, 0)
     place, step = simulation.FITTED.index("photon_noise"), 0.02
     values = np.append(
         simulation.numbers(isp.CameraState(exposure=0.4, photon_noise=1.2)), np.zeros(len(smears.CLASSES) - 1)

@@ -41,8 +41,8 @@ def monitored(monkeypatch):
     for name, value in {"_FIRST": 99, "_LAST": 99, "_TOGETHER": 100}.items():
         monkeypatch.setattr(alarm, name, value)
 
-    def made(known, level, windows=(), **settings):
-        classes, groups = np.zeros(len(known), int), np.arange(len(known))
+    def made(known, level, windows=(), groups=None, **settings):
+        classes, groups = np.zeros(len(known), int), np.arange(len(known)) if groups is None else groups
         made = Reference(known, classes, classes, groups, "test", of(known))
         return Monitor(Empty(), made, level, windows, **settings)
 
@@ -92,7 +92,7 @@ def test_below_the_validated_numbers_of_images_an_alarm_has_no_causes_or_score(
 ):
     monkeypatch.setattr(monitor, "LEAST_SIDE", 2)
     monkeypatch.setattr(
-        monitor, "diagnose", lambda _, __, new, ___, groups: (DriftEstimate("scene", 1, 1, 1, "", len(new)),)
+        monitor, "diagnose", lambda _, __, new, *___, **____: (DriftEstimate("scene", 1, 1, 1, "", len(new)),)
     )
     random = np.random.default_rng(0)
     followed = monitored(random.normal(size=(known, 2, 4)), 0.2)
@@ -130,7 +130,7 @@ def test_the_latest_256_images_with_an_alarm_of_the_same_cause_are_explained(mon
     monkeypatch.setattr(monitor, "LEAST_SIDE", 2)
     seen = []
 
-    def diagnose(_, __, new, ___, groups):
+    def diagnose(_, __, new, *___, **____):
         seen.append(new)
         return (DriftEstimate(SCENE if new.mean() > 0 else UNEXPLAINED, 1, 1, 1, "", len(new)),)
 
@@ -143,6 +143,45 @@ def test_the_latest_256_images_with_an_alarm_of_the_same_cause_are_explained(mon
         assert followed.judge("", [], window).alarm
         followed.explain()
         np.testing.assert_array_equal(seen[-1], np.concatenate(latest)[-256:])
+
+
+@pytest.mark.parametrize(
+    ("known", "named", "compared"),
+    [
+        (np.arange(128), None, None),
+        (np.arange(128) // 16, None, np.zeros(64)),
+        (np.arange(128) // 16, np.arange(64) // 32, np.arange(64) // 32),
+    ],
+    ids=["independent images", "one group", "two groups"],
+)
+def test_new_images_are_diagnosed_by_their_groups(monitored, monkeypatch, known, named, compared):
+    monkeypatch.setattr(monitor, "LEAST_SIDE", 2)
+    seen = []
+
+    def diagnose(*_, groups, new_groups):
+        seen.append(new_groups)
+        np.testing.assert_array_equal(groups, known)
+        return (DriftEstimate(SCENE, 1, 1, 1, "", 1),)
+
+    monkeypatch.setattr(monitor, "diagnose", diagnose)
+    random = np.random.default_rng(0)
+    followed = monitored(random.normal(size=(128, 2, 4)), 0.2, groups=known)
+    for _ in range(2):
+        assert followed.judge("", [], random.normal(5, size=(64, 2, 4)), named).alarm
+    followed.explain()
+    # Each window, and both together.
+    twice = None if compared is None else np.tile(compared, 2)
+    for found, right in zip(seen, (compared, compared, twice), strict=True):
+        np.testing.assert_array_equal(found, right)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_reference_of_a_single_group_is_said_to_know_no_interval(monitored, groups):
+    windows = [Window("", [], True, 0.001, [], {}, [Statistic("mean", 0.0, 1.0, 1.0, 0.0)], 0.5)]
+    explained = Explained([DriftEstimate("exposure", 1, 1, 1, "stops", 1)], (0.8, 0.0, 1.0))
+    followed = monitored(np.zeros((8, 2, 4)), 0.1, windows, np.arange(8) % groups, explained=explained)
+    said = "the reference is of a single group, so no interval of its scores is known"
+    assert (said in followed.result(0, "", {}).metadata["notes"]) == (groups == 1)
 
 
 @pytest.mark.shows("monitoring.monitor keys: notes")
