@@ -241,13 +241,13 @@ def by_member(blocks: Iterable[Outcomes]) -> dict[str, list[tuple[str, Outcomes]
     return found
 
 
-def stated(found: Tested) -> str:
-    """Returns the line about test samples that training ends with."""
+def stated(found: Tested, state: str) -> str:
+    """Returns the line about test samples that training ends with; `state` is that of the models in words."""
     value, low, high = map(points, (found.value, found.low, found.high))
     of = f"mean of {found.seeds} seeds, " if found.seeds > 1 else ""
     drawn = statistics.drawn(found.samples, found.groups, "test")
     title = f"test {found.name}:".ljust(22)
-    return f"{title}{value} (95% confidence interval: {low} to {high}; {of}{drawn}, best checkpoint)"
+    return f"{title}{value} (95% confidence interval: {low} to {high}; {of}{drawn}, {state})"
 
 
 def tested(uri: str, code: tuple[str, ...]) -> Tested | None:

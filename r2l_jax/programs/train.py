@@ -59,4 +59,4 @@ def main(config: TrainingProgram) -> None:
     measures = config.training.tracking.log_model and jax.process_count() == 1
     if measures and (found := measure.tested(str(config.training.run_dir), config.training.code)):
         write_json(config.training.run_dir / TEST, found._asdict())
-        print(measure.stated(found))
+        print(measure.stated(found, "best checkpoint" if config.training.optimization.epochs else "network as given"))

@@ -10,7 +10,9 @@ import pytest
 
 from r2l_jax import programs
 from r2l_jax.cli import flags
+from r2l_jax.programs import train
 from r2l_jax.programs.report import ReportConfig
+from r2l_jax.training import run
 
 ROOT = pathlib.Path(__file__).parents[3]
 NAMES = sorted(path.stem for path in (ROOT / "r2l_jax" / "programs").glob("*.py") if path.stem != "__init__")
@@ -50,6 +52,26 @@ def test_r2l_alone_lists_all_programs(monkeypatch, capsys):
     # The benchmark is for those who work on this project.
     assert listed.keys() == set(NAMES) - {"benchmark"}
     assert listed["export"].startswith("Exports a trained model")
+
+
+@pytest.mark.parametrize(("epochs", "state"), [(1, "best checkpoint"), (0, "network as given")])
+def test_the_test_score_of_a_training_is_of_a_checkpoint_and_that_of_none_of_the_network(
+    tmp_path, monkeypatch, capsys, epochs, state
+):
+    monkeypatch.setattr("r2l_jax.training.train.run", lambda *_: None)
+    found = run.Tested("accuracy", 0.75, 0.5, 1.0, 32, 32, 1)
+    monkeypatch.setattr("r2l_jax.drift.measure.tested", lambda *_: found)
+    settings = {
+        "epochs": epochs,
+        "logdir": str(tmp_path),
+        "classifier_uri": "runs/other",
+        "processor_uri": "runs/other",
+    }
+    config = flags.called(train.TrainingProgram, settings)
+    config.training.run_dir.mkdir(parents=True)
+    train.main(config)
+    said = f"75.0 (95% confidence interval: 50.0 to 100; 32 test samples, {state})"
+    assert capsys.readouterr().out.split(maxsplit=2)[2].strip() == said
 
 
 def test_help_shows_at_most_twenty_flags():
