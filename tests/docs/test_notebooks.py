@@ -47,6 +47,7 @@ def test_arrays_of_eight_patients_lead_to_a_report(tmp_path, monkeypatch):
     assert not set(parts["test"]) & {*parts["train"], *parts["valid"]}
     assert "of 2 groups" in str(values[3])
     assert "<table>" in values[3]._repr_html_()
+    assert [each.metadata["alarm"] for each in names["monitored"]] == [False, True]
     assert names["report"].path.stat().st_size > 10_000
 
 
