@@ -203,7 +203,9 @@ class _Maker:
         }
         names = ["file", "mask" if self._task.has_masks else "class", "sample", "index"]
         names += [] if dataset.groups is None else ["group"]
-        groups = [[]] * len(dataset) if dataset.groups is None else dataset.groups[:, None].tolist()
+        groups = [[]] * len(dataset)
+        if dataset.groups is not None:
+            groups = [[dataset.group_names[group]] for group in dataset.groups]
         cells = [
             [file, *(mask or [file.split("/")[0]]), name, index, *groups[index]]
             for index, ((file, *mask), name) in enumerate(zip(self._files, dataset.names, strict=True))

@@ -184,7 +184,7 @@ def test_synthesized_sets_say_what_is_simulated(tmp_path):
     settings = {"synthetic_images": 10, "synthetic_size": 32, "pipelines": ["parametrized"], "data_dir": tmp_path / "d"}
     raws = np.random.default_rng(0).uniform(0, 1, (6, 16, 16)).astype(np.float32)
     camera = isp.Camera(**CAMERA)
-    taken = r2l_jax.data.from_arrays(raws, [0, 1, 0, 1, 0, 1], camera, groups=[0, 0, 1, 1, 2, 2])
+    taken = r2l_jax.data.from_arrays(raws, [0, 1, 0, 1, 0, 1], camera, groups=list("ppaabb"))
     r2l_jax.synthesize(output=tmp_path / "phantoms", **settings)
     drifts = {"output": tmp_path / "taken", "pipelines": ["parametrized"], "exposures": [0.5], "format": "png"}
     r2l_jax.synthesize(taken, **drifts)
@@ -199,7 +199,7 @@ def test_synthesized_sets_say_what_is_simulated(tmp_path):
     rows = records(dim, "samples")
     with next((tmp_path / "taken").rglob("manifest.csv")).open(newline="") as file:
         assert [row["file"] for row in rows] == [row["file"] for row in csv.DictReader(file)]
-    assert [row["group"] for row in rows] == ["0", "0", "1", "1", "2", "2"]
+    assert [row["group"] for row in rows] == list("ppaabb")
     (root,) = (tmp_path / "taken").glob("*/light*/*")
     program.main(program.CardConfig(data_dir=str(root), license="mit"))
     again = loaded(root)
