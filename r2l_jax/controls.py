@@ -225,8 +225,8 @@ def monitor(run: AnyRun, images: Any = None, *, groups: Any = None, **settings: 
 
     `images` are raw files and folders, or an array of raw images `(N, H, W)` from the run's camera, with the group of
     each, such as its patient, as `groups`, or a `RawDataset`; `None` only stores the reference of the run. The result's
-    `metadata["alarm"]` tells whether there is an alarm. The result replaces that of the last call, unless `output` names
-    another folder; a report has all that are in the run's folder.
+    `metadata["alarm"]` tells whether there is an alarm. The result replaces that of the last call, unless `output`
+    names another folder; a report has all that are in the run's folder.
     """
     import numpy as np
 

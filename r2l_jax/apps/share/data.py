@@ -51,6 +51,8 @@ def of_folder(config: DataSettings) -> DataFolder:
             if getattr(config, name) != getattr(type(config), name):
                 raise InputError(f"`{name}` has no effect on a set that synthesize.py has written, which has its own")
         return of_set(root)
+    if found is None and (sets := sorted(root.glob(f"*/*/*/{result.FILE}"))):
+        raise InputError(f"`data_dir={root}` holds sets of synthesize.py: give one, such as {sets[0].parent}")
     source = {name: value for name, value in config.source.items() if not name.startswith("synthetic")}
     with tempfile.TemporaryDirectory() as scratch:
         dataset = folder.load(**source, tiles_dir=pathlib.Path(scratch))

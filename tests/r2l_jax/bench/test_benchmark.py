@@ -99,6 +99,8 @@ def test_a_row_misses_its_bar_if_it_does_by_more_than_noise(monkeypatch, baselin
     assert benchmark.missed(result) == ["train_step"] * missed
     # The median of times, and the least of CPU times.
     assert (result["rows"][0]["value"], result["rows"][0]["cpu_value"]) == (baseline[1] / 11, 5)
+    done = call("benchmark.py", "--rows=train_step", "--repeats=3")
+    assert (done.returncode, done.stderr) == ((1, "missed: train_step\n") if missed else (0, ""))
 
 
 def test_rows_are_chosen_by_the_beginning_of_their_names(monkeypatch):

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -209,6 +210,11 @@ def test_synthesized_sets_say_what_is_simulated(tmp_path):
     assert "License: mit" in (root / "README.md").read_text()
     r2l_jax.synthesize(taken, **drifts, seed=1)
     assert "License: mit" not in (root / "README.md").read_text()
+    every = re.escape(str(tmp_path / "taken"))
+    with pytest.raises(
+        InputError, match=f"^`data_dir={every}` holds sets of synthesize.py: give one, such as {every}/.*/un"
+    ):
+        program.main(program.CardConfig(data_dir=str(tmp_path / "taken")))
     with pytest.raises(InputError, match=r"^`group` has no effect on a set that synthesize\.py has written"):
         program.main(program.CardConfig(data_dir=str(root), group="folder"))
 
