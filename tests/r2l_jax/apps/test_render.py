@@ -228,7 +228,7 @@ def test_workers_render_what_one_process_renders(tmp_path, monkeypatch, capsys):
     ("files", "out", "message"),
     [
         (["a.tiff"], "out", r"out/a\.tiff would be overwritten, but no result\.json says how it was"),
-        (["link/a.tiff"], ".", r"link/a\.tiff is a raw file"),
+        (["link/a.tiff", "link/b.tiff"], ".", r"link/a\.tiff is a raw file"),
         (["b.tiff", "b.tif"], "new", r"b\.tiff and .*b\.tif would both be written to .*new/b\.tiff"),
     ],
 )

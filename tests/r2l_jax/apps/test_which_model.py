@@ -197,3 +197,10 @@ def test_files_are_rendered_and_shown_by_the_first_of_a_group(group, folds, tmp_
     lab = make_lab(str(group), "best", None, (), None, None)
     assert [fold.identity for fold in lab.model.folds] == [folds[0].identity]
     assert lab.title.startswith(f"{group}/seed_1, best checkpoint")
+
+
+@pytest.mark.parametrize("folds", [("0", "0"), ("a",), ("all", "0"), ("-1",), ()])
+def test_folds_are_all_or_different_numbers(folds):
+    said = f"`folds` must be all, or different fold numbers, got {','.join(folds)}"
+    with pytest.raises(InputError, match=f"^{said}$"):
+        predict.PredictionConfig(run="r", input=("x",), output="p.csv", folds=folds)

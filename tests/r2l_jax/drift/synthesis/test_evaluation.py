@@ -139,6 +139,14 @@ def test_each_group_of_cases_has_its_result_and_all_have_a_summary(settings, mea
 
 
 @pytest.mark.shows("synthesis.evaluation figures: scores")
+def test_a_group_of_cases_that_change_nothing_is_not_measured_and_the_next_one_is(settings, measured):
+    only = dataclasses.replace(settings, run=("runs/static",), pipelines=(TRAINED,), severities=(5,))
+    drops = rows(evaluation.run(only).summaries["static"].tables["drops"])
+    assert [names for _, names in measured] == [["clean"], ["clean"], ["gaussian_noise.5"], ["gaussian_noise.5"]]
+    lost = [found(only, "corruptions")[f"fold_{number}", "gaussian_noise.5"]["drop"] for number in (0, 1)]
+    assert drops["gaussian_noise.5"][0][0] == pytest.approx(np.average(lost, weights=[10, 6]))
+
+
 def test_scores_are_drawn_by_severity_or_by_model(settings, monkeypatch):
     drawn, draw = [], evaluation.heat_map
     monkeypatch.setattr(
