@@ -138,7 +138,6 @@ def test_each_group_of_cases_has_its_result_and_all_have_a_summary(settings, mea
     assert (again.tables, len(measured)) == (summary.tables, 6)
 
 
-@pytest.mark.shows("synthesis.evaluation figures: scores")
 def test_a_group_of_cases_that_change_nothing_is_not_measured_and_the_next_one_is(settings, measured):
     only = dataclasses.replace(settings, run=("runs/static",), pipelines=(TRAINED,), severities=(5,))
     drops = rows(evaluation.run(only).summaries["static"].tables["drops"])
@@ -147,6 +146,7 @@ def test_a_group_of_cases_that_change_nothing_is_not_measured_and_the_next_one_i
     assert drops["gaussian_noise.5"][0][0] == pytest.approx(np.average(lost, weights=[10, 6]))
 
 
+@pytest.mark.shows("synthesis.evaluation figures: scores")
 def test_scores_are_drawn_by_severity_or_by_model(settings, monkeypatch):
     drawn, draw = [], evaluation.heat_map
     monkeypatch.setattr(
