@@ -202,7 +202,9 @@ def adapt(run: AnyRun, data: AnyData = None, *, groups: Any = None, **settings: 
         if not settings.get("force"):
             raws, groups = model.unlabeled(data), _group_numbers(groups, len(data))
             if (reason := reference.unnoticed(model, raws, lambda: reference.make(model), groups)) is not None:
-                warn(f"the model stays as it is: {reason}; `force` adapts it")
+                named = groups is not None or all(fold.dataset.groups is None for fold in model)
+                hint = "" if named else "if the images are of several groups, give `groups`; "
+                warn(f"the model stays as it is: {reason}; {hint}`force` adapts it")
                 return model
         if method == "statistics":
             return model.adapted(data, **settings)
@@ -247,6 +249,9 @@ def monitor(run: AnyRun, images: Any = None, *, groups: Any = None, **settings: 
             folder, model, images = stack.enter_context(_folder()), load(uri, **opens), np.asarray(files)
             if images.ndim != 3:
                 raise InputError(f"`images` must be raw images (N, H, W), or files, got shape {images.shape}")
+            if (np.array(images.shape[1:]) < model.shape[:2]).any():
+                sizes = ["x".join(map(str, each)) for each in (model.shape[:2], images.shape[1:])]
+                raise InputError(f"`images` must have the size of the training, {sizes[0]}, got {sizes[1]}")
             for number, image in enumerate(model.checked(images)):
                 # Stored files are divided by the white level of the training.
                 np.save(folder / f"{number:06d}.npy", image * np.float32(model.about.white_level or 1))

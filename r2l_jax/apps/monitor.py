@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from r2l_jax.apps.files import find_raw_files, read_file
-from r2l_jax.cli import stop
+from r2l_jax.cli import progress, stop
 from r2l_jax.cli.commands import closing, command
 from r2l_jax.cli.flags import flat
 from r2l_jax.cli.stop import Interrupted
@@ -207,7 +207,7 @@ class _Call:
         for name, members in windows.items():
             if (judged := self._judge(monitor, name, members)) is not None:
                 said = "alarm" if judged.alarm else "no alarm"
-                print(f"window {name}: {said}, p = {judged.p_value:.2g}", file=sys.stderr, flush=True)
+                progress.say(f"window {name}: {said}, p = {judged.p_value:.2g}")
         if not monitor.windows:
             raise InputError(f"no window has {LEAST_WINDOW} readable files")
         return self._write(monitor, len(windows), f"at most {100 * self._config.level:.3g}% of calls")

@@ -222,7 +222,8 @@ class Run:
     def predict(self, raws: Raws, batch_size: int = BATCH) -> Float32[np.ndarray, "..."]:
         """Computes the probabilities of classes `(..., C)`, or of the object at each site `(..., H, W)`.
 
-        For detection, it returns boxes `(..., D, 6)`: x1, y1, x2, y2 in pixels, score, and class or -1 in empty rows.
+        Raw images are in [0, 1], or integers, which are divided by the white level of the training. For detection, it
+        returns boxes `(..., D, 6)`: x1, y1, x2, y2 in pixels, score, and class or -1 in empty rows.
         """
         if self.task.has_boxes and len(self.folds) > 1:
             raise InputError(f"boxes of {len(self.folds)} models have no mean: choose one fold of one run")

@@ -200,7 +200,9 @@ def test_an_array_is_compared_by_its_groups(run, capsys):
     for groups, counted in ((None, "1 group"), (np.arange(32) // 16, "2 groups"), (list("abcd") * 8, "4 groups")):
         assert r2l_jax.adapt(run, tested, groups=groups) is run
         said = f"in the features of 32 images of {counted}, compared with 32 clean ones of 2 groups (p = "
-        assert said in capsys.readouterr().err
+        warned = capsys.readouterr().err
+        assert said in warned
+        assert ("give `groups`" in warned) == (groups is None)
 
 
 @pytest.mark.shows("r2l_jax.adapt(data)")
@@ -221,7 +223,7 @@ def test_without_drift_an_array_changes_no_model(run, data, capsys):
             "the model stays as it is: no drift is detected in the features of 32 images of 1 group, compared with 32 "
             "clean ones of 2 groups" in said
         )
-        assert said.rstrip().endswith("; `force` adapts it")
+        assert said.rstrip().endswith("; if the images are of several groups, give `groups`; `force` adapts it")
     # With drift, it goes on to whether the images show all classes.
     dark = data_of(light=0.3, seed=7).samples(np.arange(64))[0]
     with pytest.raises(InputError, match="cannot be adapted: the 64 images are not a mixture of the training classes"):
@@ -264,10 +266,14 @@ def test_adapting_under_simulated_drift_names_the_adapted_run(run):
 
 
 @pytest.mark.shows("r2l_jax.monitor(images, groups)", "monitor --group")
-def test_monitoring_arrays_tells_new_light_from_old_by_groups(run):
+def test_monitoring_arrays_tells_new_light_from_old_by_groups(run, capsys):
     assert r2l_jax.monitor(run) is None
+    capsys.readouterr()
     calm = r2l_jax.monitor(run, data_of(count=32, seed=11))
     assert not calm.metadata["alarm"]
+    assert "window 1: no alarm, p = " in capsys.readouterr().err
+    r2l_jax.monitor(run, data_of(count=32, seed=11), progress=False)
+    assert "window" not in capsys.readouterr().err
     assert calm.metadata["windows"][0]["groups"] == 8
     assert "on average over references of 8 groups, if" in " ".join(calm.metadata["notes"])
     raws = data_of(count=32, seed=12, light=0.5).samples(np.arange(32))[0]
@@ -356,6 +362,11 @@ def test_pictures_of_arrays_are_written(data, tmp_path):
         ),
         (lambda run: r2l_jax.adapt(run, "x", groups=[0]), InputError, "`groups` are those of an array of raw images w"),
         (lambda run: r2l_jax.monitor(run, "x", groups=[0]), InputError, "`groups` are those of an array of raw images"),
+        (
+            lambda run: r2l_jax.monitor(run, np.zeros((8, 16, 14), "f4")),
+            InputError,
+            "`images` must have the size of the training, 16x16, got 16x14",
+        ),
         (lambda run: r2l_jax.monitor(run, np.zeros((16, 16), "f4")), InputError, r"`images` must be raw images \(N, H"),
         (lambda run: r2l_jax.monitor(run, np.full((8, 16, 16), 9.0)), InputError, r"expected images of floats in \[0"),
         (lambda run: r2l_jax.train(test_size=0.2, split="s.json"), InputError, "`test_size` has no effect with `sp"),

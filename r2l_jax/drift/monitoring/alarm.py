@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from scipy import stats
 
 from r2l_jax.devices import compiler
-from r2l_jax.drift.monitoring.statistics import SHARES, Others, Seen
+from r2l_jax.drift.monitoring.statistics import SKEWED, Others, Seen
 from r2l_jax.drift.statistics import holm
 
 # The permutations of a first look; each further look takes ten times as many.
@@ -166,8 +166,7 @@ def _prepared_groups(
     scaled = {name: _scaled(np.concatenate(pair)) for name, *pair in zip(names, known, after, strict=True)}
     sizes = len(known[0]), len(after[0])
     if "raw images" in scaled:
-        # Shares that most groups do not have are far from normally distributed.
-        scaled = {name: np.delete(each, SHARES[name], 1) for name, each in scaled.items()}
+        scaled = {name: np.delete(each, SKEWED[name], 1) for name, each in scaled.items()}
     below = {name: jnp.asarray(each[:, None], jnp.float32) for name, each in scaled.items() if each.shape[1]}
     features = below.pop("features", None)
     kernel = None if features is None else features[:, 0] @ features[:, 0].T / features.shape[2]

@@ -256,7 +256,8 @@ class Monitor:
                 f"Statistics that have changed most in window {extreme.name}",
                 [*map(Column, ("statistic", "reference", "new", "distance", "p-value"))],
                 extreme.statistics,
-                "medians, Kolmogorov-Smirnov distance, and p-value with Holm's correction",
+                "medians, where 0 is black and 1 is white on a nearly logarithmic scale of tones; Kolmogorov-Smirnov "
+                "distance; p-value with Holm's correction",
             ),
         }
         if diagnosis := self.explained.diagnosis:

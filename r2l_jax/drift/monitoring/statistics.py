@@ -48,9 +48,16 @@ IMAGE = (
     *("contrast", "saturated pixels", "dark pixels", "colorfulness", "sharpness"),
 )
 
-# The places of statistics that most images do not have.
-SHARES = {
-    "raw images": [MOSAIC.index(name) for name in ("saturated sites", "sites at black")],
+# The places of statistics whose means over groups are far from normally distributed: shares that most images do not
+# have, and quantiles that saturate in some groups.
+SKEWED = {
+    "raw images": [
+        MOSAIC.index(name)
+        for name in (
+            *(f"{percent}% quantile of {color}" for color in _COLORS for percent in (95, 99)),
+            *("saturated sites", "sites at black"),
+        )
+    ],
     "images": [IMAGE.index(name) for name in ("saturated pixels", "dark pixels")],
 }
 

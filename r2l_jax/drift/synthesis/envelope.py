@@ -165,7 +165,8 @@ class _Envelope:
             unit = "samples" if self._groups == self._samples else "groups"
             raise InputError(
                 f"`tolerance={config.limits.tolerance:g}` takes at least {needed} {unit}, even if no camera loses "
-                f"any: {self._groups} {self._fold.measured} {unit} show a loss of at most {_rounded_up(self._least)} "
+                f"any: {self._groups} {self._fold.measured} {unit} show a loss of at most "
+                f"{_rounded_up(min(self._least, 1.0))} "
                 "points at best"
             )
 

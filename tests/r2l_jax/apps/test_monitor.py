@@ -57,8 +57,9 @@ def told(monkeypatch):
     """Finds the drift types that a function tells of new mosaics of any size."""
 
     def tell(name_of, unit="", value=1.0):
-        def diagnose(reference, labels, new, camera, groups):
+        def diagnose(reference, labels, new, camera, groups, new_groups):
             assert len(reference) == len(labels) == len(groups) == 48
+            assert new_groups is None  # The images of both are independent.
             return (DriftEstimate(name_of(new), value, value - 0.1, value + 0.1, unit, len(new)),)
 
         for name, number in {"diagnose": diagnose, "LEAST_SIDE": 32, "LEAST_IMAGES": (16, 48)}.items():

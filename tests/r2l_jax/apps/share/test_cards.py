@@ -100,6 +100,16 @@ def test_scores_and_drops_are_of_test_samples_with_their_intervals(run):
     assert "takes the test samples as independent" in model_card(r2l_jax.load(run)).text
 
 
+def test_an_adapted_model_has_no_score_on_test_samples(run):
+    (fold,) = r2l_jax.load(run)
+    split = {"valid_indices": fold.about.valid_indices[:4], "test_indices": fold.about.valid_indices[4:]}
+    for adapted, said in ((None, "samples is known.\n"), ({"by": "8 images"}, "is known: it was adapted after its tr")):
+        about = msgspec.structs.replace(fold.about, **split, adapted=adapted)
+        (run / "test.json").unlink(missing_ok=True)
+        text = model_card(Run([dataclasses.replace(fold, about=about)])).text
+        assert said in text
+
+
 def test_what_belongs_to_other_models_is_not_said(run, capsys):
     model = r2l_jax.load(run)
     result.write(run / "evaluation", drops("of an earlier training"), store.identity({}, [], []))

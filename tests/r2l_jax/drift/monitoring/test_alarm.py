@@ -180,11 +180,12 @@ def test_one_statistic_of_groups_has_the_p_value_of_students_t(monkeypatch, new)
     assert single.p_value == pytest.approx(min(1, (len(MOSAIC) + len(IMAGE) + 4) * exact), rel=1e-4)
 
 
-def test_a_share_that_one_group_has_is_no_sign_of_drift():
+def test_saturation_in_one_group_alone_is_no_sign_of_drift():
     rng = np.random.default_rng(4)
     known, window = of_groups(rng, 5, 10, spread=0.1), of_groups(rng, 1, 10, spread=0.1)
     for seen in (known, window):
-        seen.mosaic[:, MOSAIC.index("saturated sites")] = -4 + 2 * (seen is window)
+        for name in ("saturated sites", "99% quantile of blue", "95% quantile of red"):
+            seen.mosaic[:, MOSAIC.index(name)] = -4 + 2 * (seen is window)
         seen.image[:, IMAGE.index("dark pixels")] = -4 + 2 * (seen is window)
     assert alarm.compare(known, window, 0.05).p_value > 0.05
     window.mosaic[:, MOSAIC.index("mean of red")] += 90

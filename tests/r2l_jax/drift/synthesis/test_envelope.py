@@ -341,6 +341,13 @@ def test_draws_that_can_show_nothing_are_refused(settings, values, words):
         settings({"exposure": [-1, 0.3]}, **values)
 
 
+@pytest.mark.parametrize(("least", "said"), [(0.0312, "3.2"), (31.3, "100")])
+def test_too_few_samples_for_a_tolerance_are_refused_with_what_they_show(settings, monkeypatch, least, said):
+    monkeypatch.setattr(statistics, "upper_limit", lambda *_: least)
+    with pytest.raises(InputError, match=rf"^`tolerance=0\.01` takes .* show a loss of at most {said} points at best$"):
+        envelope.run(settings({"exposure": [-1, 0.3]}, tolerance=0.01))
+
+
 def test_exact_bounds():
     """The numbers of draws for 95% with 95% confidence are those of tables of tolerance limits."""
     for failures, draws in ((0, 59), (1, 93), (2, 124)):
