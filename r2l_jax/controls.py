@@ -49,11 +49,12 @@ AnyRun = Any
 AnyData = Any
 
 
-def _control(settings: type, *own: str) -> Callable[[Callable], Callable]:
+def _control(settings: type, *own: str, **renamed: str) -> Callable[[Callable], Callable]:
     """Makes a function a control: it takes the settings of its program as keyword arguments, and prints nothing.
 
-    `own` are settings that other arguments of the function stand for.
+    `own` and `renamed` are settings that other arguments of the function stand for; errors name those of `renamed`.
     """
+    own += (*renamed,)
 
     def made(function: Callable) -> Callable:
         named = [each for each in inspect.signature(function).parameters.values() if each.kind is not each.VAR_KEYWORD]
@@ -68,7 +69,11 @@ def _control(settings: type, *own: str) -> Callable[[Callable], Callable]:
             # Programs print what they find, and a call returns it.
             shown = contextlib.nullcontext() if progress else bars.hidden()
             with shown, contextlib.redirect_stdout(io.StringIO()):
-                return function(*given, **others)
+                try:
+                    return function(*given, **others)
+                except InputError as error:
+                    said = re.sub(r"`(\w+)", lambda name: f"`{renamed.get(name[1], name[1])}", str(error))
+                    raise error if said == str(error) else InputError(said) from None
 
         keyword = inspect.Parameter.KEYWORD_ONLY
         parameters = [
@@ -173,7 +178,7 @@ def forensics(run: AnyRun, data: AnyData = None, **settings: Any) -> "dict[str, 
         return {name: each for name, each in whole.items() if each is not None}
 
 
-@_control(AdjustmentConfig, "run", "drifted_data_dir")
+@_control(AdjustmentConfig, "run", drifted_data_dir="data")
 def adapt(run: AnyRun, data: AnyData = None, *, groups: Any = None, **settings: Any) -> "Run | Result":
     """Adapts a model to drifted data, without labels or with a few.
 
@@ -237,6 +242,8 @@ def monitor(run: AnyRun, images: Any = None, *, groups: Any = None, **settings: 
     from r2l_jax.results import result
     from r2l_jax.training.run import load
 
+    if _is_network(run):
+        raise InputError("`run` must be a run: a network alone has no test samples to compare with")
     with _opened(run, None, settings) as (uri, how), contextlib.ExitStack() as stack:
         if isinstance(images, RawDataset):
             data, every = images, np.arange(len(images))
@@ -319,7 +326,7 @@ def report(run: AnyRun, **settings: Any) -> Report:
     return Report(config.file)
 
 
-@_control(ExportConfig, "run", "output", "input", "camera")
+@_control(ExportConfig, "run", "output", "camera", input="data")
 def export(run: AnyRun, output: str | os.PathLike, data: AnyData = None, **settings: Any) -> pathlib.Path:
     """Exports a model as ONNX, StableHLO and other files to a new folder, checks each, and returns the folder.
 

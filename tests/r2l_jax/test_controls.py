@@ -360,6 +360,17 @@ def test_pictures_of_arrays_are_written(data, tmp_path):
             InputError,
             "`groups` must have one for each of 8 images, got 2",
         ),
+        (lambda run: r2l_jax.adapt(run, "nowhere"), InputError, "`data=nowhere` is not a folder"),
+        (
+            lambda run: r2l_jax.adapt(run),
+            InputError,
+            "no drift to adapt to: give `intensities`, .*`cameras` or `data`",
+        ),
+        (
+            lambda run: r2l_jax.monitor(lambda images: images, np.zeros((8, 16, 16))),
+            InputError,
+            "`run` must be a run: a network alone has no test samples to compare with",
+        ),
         (lambda run: r2l_jax.adapt(run, "x", groups=[0]), InputError, "`groups` are those of an array of raw images w"),
         (lambda run: r2l_jax.monitor(run, "x", groups=[0]), InputError, "`groups` are those of an array of raw images"),
         (
