@@ -7,6 +7,9 @@ import pytest
 from oracles import envelope, isp, network, scores, tables
 from programs import call
 
+from r2l_jax.apps.lab.engine import Engine
+from r2l_jax.training.run import load
+
 LIMITS = {"black_level": [-40, 160], "saturation": [0.25, 1.0]}
 
 
@@ -107,3 +110,32 @@ def test_tolerances_end_where_the_score_falls_too_far(trained):
             assert units[knob][end] == pytest.approx(default * np.exp(expected), rel=1e-5)
     at_limit = [row[f"{end} is the limit"] for row in rows.values() for end in ("low", "high")]
     assert {*at_limit} == {"True", "False"}
+
+
+def test_the_lab_shows_the_images_and_the_judgement_of_the_values_on_its_sliders(trained):
+    model, (first, *_) = load(str(trained.run())), trained.tested()
+    engine, raw, label = Engine(model.pipeline, model), trained.raws[first].astype(np.float32), trained.labels[first]
+    names, set_to = [*engine.knobs], {"gamma_correct": 2.8, "white_balance.red": 2.6, "black_level": 0.03}
+    positions = engine.start.copy()
+    arrays = trained.values()
+    for name, value in set_to.items():
+        positions[names.index(name)] = engine.knobs[name].position(value)
+
+    def judged(gamma):
+        values = network.part(arrays, "processor")
+        values["gamma_correct"] = np.full_like(values["gamma_correct"], gamma)
+        values["white_balance"] = np.array([2.6, *values["white_balance"][1:]])
+        values["black_level"] += 0.03  # The slider of all levels is a shift.
+        stages = isp.parametrized(raw, values)
+        return stages, network.logits(arrays, stages["gamma_correct"][None])
+
+    stages, logits = judged(2.8)
+    *_, shown = engine.images(positions, raw).values()
+    np.testing.assert_allclose(shown.astype(int), 255 * stages["gamma_correct"], atol=1)
+    judgement = engine.judge(positions, raw, np.asarray(label))
+    np.testing.assert_allclose(judgement.probabilities, network.probabilities(logits)[0], atol=1e-4)
+    assert judgement.loss == pytest.approx(network.cross_entropy(logits, [label])[0], rel=1e-3)
+    place = names.index("gamma_correct")
+    above, below = (engine.knobs["gamma_correct"].value(float(positions[place]) + step) for step in (0.01, -0.01))
+    losses = [network.cross_entropy(judged(gamma)[1], [label])[0] for gamma in (above, below)]
+    assert judgement.slope[place] == pytest.approx((losses[0] - losses[1]) / 0.02, rel=0.02)
