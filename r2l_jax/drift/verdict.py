@@ -18,15 +18,19 @@ _UNCLEAR = 0.2
 def change(found: Interval, words: tuple[str, str, str], under: str = "") -> str:
     """Says in points how much the score changes; `words` are for a positive change, a negative one, and neither.
 
-    An interval that is too wide to tell says so.
+    If an interval is too wide to tell, the change is said to be uncertain.
     """
-    _, low, high = found
+    estimate, low, high = found
     if low > 0:
         return f"{words[0]} {whole_points(low, high)}{under}"
     if high < 0:
         return f"{words[1]} {whole_points(-high, -low)}{under}"
-    unclear = "; too few samples to tell" if high - low > _UNCLEAR else ""
-    return f"{words[2]}{under} ({whole_points(low, high)}{unclear})"
+    if high - low <= _UNCLEAR:
+        return f"{words[2]}{under} ({whole_points(low, high)})"
+    size, unclear = whole_points(abs(estimate), abs(estimate)), f"({whole_points(low, high)}; too few samples to tell)"
+    if not round(100 * estimate):
+        return f"{words[2]}{under} {unclear}"
+    return f"{words[estimate < 0]} {size}{under}, perhaps by chance {unclear}"
 
 
 def significant(losses: Mapping[str, Interval], p_values: Mapping[str, float]) -> list[str]:
@@ -44,7 +48,7 @@ def single(losses: Mapping[str, Interval], p_values: Mapping[str, float]) -> str
     found = significant(losses, p_values)
     named = [f"{in_words(name)} ({whole_points(*losses[name][1:])})" for name in found[:_NAMED]]
     named += [f"and {len(found) - _NAMED} others"] if len(found) > _NAMED else []
-    count = f"{len(found)} lose{'s' if len(found) == 1 else ''}" if found else "none loses"
+    count = f"{len(found)} lose{'s' if len(found) == 1 else ''}" if found else "none alone loses"
     return f"of {len(losses)} cases, {count} significantly (Holm){': ' if found else ''}{', '.join(named)}"
 
 

@@ -9,6 +9,16 @@ from r2l_jax.drift.verdict import change, in_words, level, significant, single
         (-0.012, 0.03, "Shows no loss under drift (\N{MINUS SIGN}1 to 3 points)"),
         (-0.1, 0.09, "Shows no loss under drift (\N{MINUS SIGN}10 to 9 points)"),
         (-0.1, 0.11, "Shows no loss under drift (\N{MINUS SIGN}10 to 11 points; too few samples to tell)"),
+        (
+            -0.9,
+            1.0,
+            "Loses 5 points under drift, perhaps by chance (\N{MINUS SIGN}90 to 100 points; too few samples to tell)",
+        ),
+        (
+            -0.4,
+            0.1,
+            "Gains 15 points under drift, perhaps by chance (\N{MINUS SIGN}40 to 10 points; too few samples to tell)",
+        ),
         (-0.05, -0.02, "Gains 2 to 5 points under drift"),
         (0.004, 0.006, "Loses 0 to 1 points under drift"),
         (0.009, 0.011, "Loses 1 point under drift"),
@@ -26,7 +36,7 @@ def test_losses_are_significant_among_all_that_were_looked_at():
     assert significant(losses | gains, p_values) == ["defocus"]
     assert significant({name: losses[name] for name in ("motion", "defocus")}, p_values) == ["defocus", "motion"]
     assert single(losses | gains, p_values) == "of 6 cases, 1 loses significantly (Holm): defocus (5 to 24 points)"
-    assert single(gains, p_values) == "of 3 cases, none loses significantly (Holm)"
+    assert single(gains, p_values) == "of 3 cases, none alone loses significantly (Holm)"
     many = {
         f"defocus.{severity}": (severity / 10, severity / 10 - 0.01, severity / 10 + 0.01) for severity in range(1, 6)
     }

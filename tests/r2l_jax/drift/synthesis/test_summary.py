@@ -102,7 +102,7 @@ def test_the_verdict_names_a_loss_that_other_drifts_outweigh():
     assert said.endswith(f"; of 6 cases, 1 loses significantly (Holm): contrast of severity 3 ({points}).")
 
 
-@pytest.mark.parametrize(("about", "said"), [("recipe", "none loses"), ("model", "1 loses")])
+@pytest.mark.parametrize(("about", "said"), [("recipe", "none alone loses"), ("model", "1 loses")])
 def test_a_loss_of_one_seed_alone_is_significant_for_the_models_but_not_for_their_recipe(about, said):
     of = [cases.CLEAN, *cases.corruptions(["contrast", "fog"], [3])]
     counted = np.ones((3, len(of), 200), np.float32)
