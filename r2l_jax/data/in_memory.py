@@ -124,6 +124,8 @@ def _divisor(raws: np.ndarray, of_camera: float | int | None, given: float | int
             _check(raw, (raw >= 0) & (raw <= 1), "`raws` must be from 0 to 1 in floating point", index)
         return None
     white = of_camera if given is None else given
+    if None not in (given, of_camera) and given != of_camera:
+        warn(f"`raws` are divided by `white_level={given:g}`, and not by the camera's, {of_camera:g}")
     if white is None:
         raise InputError("`raws` are integers: give the `white_level` at which the sensor saturates, such as 4095")
     if not 0 < white < np.inf:

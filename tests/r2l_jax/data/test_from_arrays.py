@@ -80,7 +80,10 @@ def test_a_white_level_that_many_numbers_exceed_is_warned_of():
 def test_a_given_white_level_comes_before_the_cameras():
     raws, known = np.full((6, 8, 10), 512, np.uint16), dataclasses.replace(CAMERA, white_level=1024)
     assert made(raws, camera=known)[0][0].max() == 0.5
-    assert made(raws, camera=known, white_level=2048)[0][0].max() == 0.25
+    with collected_warnings() as warnings:
+        assert made(raws, camera=known, white_level=2048)[0][0].max() == 0.25
+        assert made(raws, camera=known, white_level=1024)[0][0].max() == 0.5
+    assert warnings == ["`raws` are divided by `white_level=2048`, and not by the camera's, 1024"]
 
 
 @pytest.mark.shows("r2l_jax.data.from_arrays(classes)")
