@@ -52,7 +52,8 @@ AnyData = Any
 def _control(settings: type, *own: str, **renamed: str) -> Callable[[Callable], Callable]:
     """Makes a function a control: it takes the settings of its program as keyword arguments, and prints nothing.
 
-    `own` and `renamed` are settings that other arguments of the function stand for; errors name those of `renamed`.
+    Arguments of the function take the place of the settings in `own` and `renamed`. In errors, a setting in `renamed`
+    has the name of its argument.
     """
     own += (*renamed,)
 
@@ -216,7 +217,7 @@ def adapt(run: AnyRun, data: AnyData = None, *, groups: Any = None, **settings: 
         wanted = {**settings, "method": method, "unlabeled": len(data)}
         return methods.tuned(model, data, called(MethodSettings, wanted))
     if groups is not None:
-        raise InputError("`groups` are those of an array of raw images without labels")
+        raise InputError("`groups` has an effect only on an array of raw images: a data set has its own groups")
     place = datasets.given(data) if isinstance(data, RawDataset) else data
     drifted = {} if data is None else {"drifted_data_dir": place}
     with _opened(run, None, settings) as (uri, how):
@@ -232,8 +233,8 @@ def monitor(run: AnyRun, images: Any = None, *, groups: Any = None, **settings: 
 
     `images` are raw files and folders, or an array of raw images `(N, H, W)` from the run's camera, with the group of
     each, such as its patient, as `groups`, or a `RawDataset`; `None` only stores the reference of the run. The result's
-    `metadata["alarm"]` tells whether there is an alarm. The result replaces that of the last call, unless `output`
-    names another folder; a report has all that are in the run's folder.
+    `metadata["alarm"]` tells whether there is an alarm. Each call replaces the result of the call before; to keep both,
+    name a folder for one as `output`. A report shows all results in the run's folder.
     """
     import numpy as np
 

@@ -102,7 +102,9 @@ class Settings:
             valid, bound = declared.choices or declared.each, declared.bound
             for one in value if isinstance(value, tuple) else (value,):
                 if valid and one not in valid:
-                    known = ", ".join([*map(_text, valid), *["none"] * bool(declared.each)])
+                    # Only a list with no items by default may be none.
+                    none = ["none"] if declared.each and not field.default else []
+                    known = ", ".join([*map(_text, valid), *none])
                     raise InputError(f"`{field.name}` must be one of {known}, got {one!r}")
                 of_type = _INT32 if type(one) is int and bound is not SEED else None
                 for each in (bound, of_type):

@@ -242,7 +242,7 @@ def by_member(blocks: Iterable[Outcomes]) -> dict[str, list[tuple[str, Outcomes]
 
 
 def stated(found: Tested, state: str) -> str:
-    """Returns the line about test samples that training ends with; `state` is that of the models in words."""
+    """Returns the last line of a training, about its test samples; `state` says which checkpoint was measured."""
     value, low, high = map(points, (found.value, found.low, found.high))
     of = f"mean of {found.seeds} seeds, " if found.seeds > 1 else ""
     drawn = statistics.drawn(found.samples, found.groups, "test")

@@ -18,7 +18,7 @@ _UNCLEAR = 0.2
 def change(found: Interval, words: tuple[str, str, str], under: str = "") -> str:
     """Says in points how much the score changes; `words` are for a positive change, a negative one, and neither.
 
-    If an interval is too wide to tell, the change is said to be uncertain.
+    If the interval is too wide to tell, the sentence says that the change may be chance.
     """
     estimate, low, high = found
     if low > 0:

@@ -47,6 +47,7 @@ def main(config: TrainingProgram) -> None:
     from r2l_jax.results.files import write_json
     from r2l_jax.training import group, train
     from r2l_jax.training.model_io import TEST
+    from r2l_jax.training.record import state_in_words
 
     initialize(config.hosts.host_timeout, config.hosts.multi_host)
     jobs.prepare(config.group.scheduler)
@@ -59,4 +60,4 @@ def main(config: TrainingProgram) -> None:
     measures = config.training.tracking.log_model and jax.process_count() == 1
     if measures and (found := measure.tested(str(config.training.run_dir), config.training.code)):
         write_json(config.training.run_dir / TEST, found._asdict())
-        print(measure.stated(found, "best checkpoint" if config.training.optimization.epochs else "network as given"))
+        print(measure.stated(found, state_in_words("best", config.training.optimization.epochs)))

@@ -122,12 +122,17 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     @property
     def state(self) -> str:
         """The state of the model in words, for notes."""
-        return f"{self.checkpoint} checkpoint" if self.flags["epochs"] else "network as given"
+        return state_in_words(self.checkpoint, self.flags["epochs"])
 
     @property
     def split(self) -> Split:
         """The training samples, by their indices in the data set."""
         return Split(*(np.array(getattr(self, f"{name}_indices"), np.int64) for name in Split._fields))
+
+
+def state_in_words(checkpoint: str, epochs: int) -> str:
+    """Describes a model, such as "best checkpoint"; without training, it is the network as it was given."""
+    return f"{checkpoint} checkpoint" if epochs else "network as given"
 
 
 class Fold(NamedTuple):

@@ -27,6 +27,7 @@ from r2l_jax.training.settings import PARAMETERS, PUBLISHED_OPTIMIZATION
         ({"adv_training": True, "processing_mode": "static"}, "`adv_training` needs `processing_mode=parametrized`"),
         ({"adv_training": True, "freeze_processor": True}, "`adv_training` trains the processor's parameters"),
         ({"pipeline": "full", "processing_mode": "static"}, "`pipeline=full` replaces `processing_mode=static`"),
+        ({"auto": ("blur",)}, r"`auto` must be one of exposure, white_balance, none, got 'blur'$"),
         ({"warmup_epochs": 9.0, "epochs": 2}, "`warmup_epochs` must be at most `epochs=2`, got 9"),
         ({"run_name": "/tmp/run"}, "`run_name` must be a relative folder name, got '/tmp/run'"),
         ({"ema": 1.0}, "`ema` must be below 1, got 1"),

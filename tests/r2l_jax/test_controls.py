@@ -371,7 +371,11 @@ def test_pictures_of_arrays_are_written(data, tmp_path):
             InputError,
             "`run` must be a run: a network alone has no test samples to compare with",
         ),
-        (lambda run: r2l_jax.adapt(run, "x", groups=[0]), InputError, "`groups` are those of an array of raw images w"),
+        (
+            lambda run: r2l_jax.adapt(run, "x", groups=[0]),
+            InputError,
+            "`groups` has an effect only on an array of raw images: ",
+        ),
         (lambda run: r2l_jax.monitor(run, "x", groups=[0]), InputError, "`groups` are those of an array of raw images"),
         (
             lambda run: r2l_jax.monitor(run, np.zeros((8, 16, 14), "f4")),

@@ -144,6 +144,13 @@ def is_grouped(reference: Seen, new: Seen) -> bool:
     return any(len(np.unique(groups)) < len(groups) for groups in given)
 
 
+def group_counts(reference: Seen, new: Seen) -> tuple[int, int] | None:
+    """Counts the groups of the reference and of the new images; None if images are compared instead."""
+    if not is_grouped(reference, new):
+        return None
+    return len(np.unique(_groups_of(reference, np.arange))), len(np.unique(_groups_of(new, np.zeros)))
+
+
 def _groups_of(seen: Seen, by_default: Callable[[int], np.ndarray]) -> np.ndarray:
     return by_default(len(seen.mosaic)) if seen.groups is None else seen.groups
 

@@ -128,7 +128,7 @@ class Comparison:
         labels: their classes, or None for clusters of raw images with similar statistics.
         groups: the groups of raw images that depend on each other, or None if they do not.
         new: the new raw images.
-        new_groups: how many groups they are of.
+        new_groups: their groups, likewise.
         camera: the camera of the reference, with its noise.
         seed: the seed of the noise and of the intervals.
     """
@@ -139,7 +139,7 @@ class Comparison:
         labels: np.ndarray | None,
         groups: np.ndarray | None,
         new: np.ndarray,
-        new_groups: int,
+        new_groups: np.ndarray | None,
         camera: isp.Camera,
         seed: int,
     ):
@@ -157,7 +157,7 @@ class Comparison:
         # Images of one group count as one.
         self._groups = np.unique(np.arange(len(reference)) if groups is None else groups, return_inverse=True)[1]
         self._size, self._groups = self._groups.max() + 1, np.unique(self._groups[some], return_inverse=True)[1]
-        self._new_size = new_groups
+        self._new_size = len(new) if new_groups is None else len(np.unique(new_groups))
         self._order = self._random.permutation(len(some))
         # Where a variance is 0, its derivative is lost in the noise.
         noise = isp.sensor.noise_of(camera).read_noise
@@ -394,8 +394,7 @@ def diagnose(
     reference, new = (np.asarray(mosaics, np.float32) for mosaics in (reference, new))
     before, after = sites.found(reference, camera), sites.found(new, camera)
     reference, new = sites.repaired(reference, before, camera), sites.repaired(new, after, camera)
-    count = len(new) if new_groups is None else len(np.unique(new_groups))
-    comparison = Comparison(reference, labels, groups, new, count, with_noise(camera, reference), seed)
+    comparison = Comparison(reference, labels, groups, new, new_groups, with_noise(camera, reference), seed)
     estimates = [*_of_sites(before, after), *_of_fit(comparison, comparison.search(), camera)]
     return tuple(sorted(estimates, key=lambda each: -each.evidence))
 

@@ -123,7 +123,9 @@ class Monitor:
         verdict = alarm.compare(known.seen, new, self.level, len(self.windows), known.others)
         names = (*MOSAIC, *IMAGE, *output_names(self._run.task))
         listed = alarm.single_statistics(known.seen, new, names, known.others)[:_LISTED]
-        alarmed, diagnosis = verdict.p_value <= self.level, []
+        alarmed, diagnosis, counts = verdict.p_value <= self.level, [], alarm.group_counts(known.seen, new)
+        if counts is not None and groups is None:
+            groups = np.zeros(len(raws), int)
         if alarmed:
             found, self._is_new = self._diagnosed(raws, groups), True
             self._alarmed.append((raws, groups, found))
@@ -131,8 +133,7 @@ class Monitor:
             while sum(len(each) for each, *_ in self._alarmed[1:]) >= _MOST:
                 del self._alarmed[0]
         confidence = float(new.output[:, 0].mean()) if new.output.shape[1] else None
-        count = (1 if groups is None else len(np.unique(groups))) if alarm.is_grouped(known.seen, new) else None
-        tested = alarmed, verdict.p_value, diagnosis, verdict.tests, listed, confidence, count
+        tested = alarmed, verdict.p_value, diagnosis, verdict.tests, listed, confidence, counts and counts[1]
         window = Window(name, list(files), *tested)
         self.windows.append(window)
         return window
@@ -174,8 +175,6 @@ class Monitor:
         known = self._reference
         if undiagnosed(len(raws), len(known), raws.shape[1:]) or self._run.camera is None:
             return None
-        if groups is None and len(np.unique(known.groups)) < len(known):
-            groups = np.zeros(len(raws))
         of_groups = {"groups": known.groups, "new_groups": groups}
         return list(diagnose(known.raws, known.labels, raws, self._run.camera, **of_groups))
 
@@ -256,8 +255,8 @@ class Monitor:
                 f"Statistics that have changed most in window {extreme.name}",
                 [*map(Column, ("statistic", "reference", "new", "distance", "p-value"))],
                 extreme.statistics,
-                "medians, where 0 is black and 1 is white on a nearly logarithmic scale of tones; Kolmogorov-Smirnov "
-                "distance; p-value with Holm's correction",
+                "Medians, Kolmogorov-Smirnov distance, and p-value with Holm's correction. Quantiles and means of a "
+                "color are on a logarithmic scale, with black at 0 and white at 1.",
             ),
         }
         if diagnosis := self.explained.diagnosis:

@@ -212,9 +212,10 @@ def unnoticed(
 ) -> str | None:
     """Returns a message if no drift is detected in the features of new images, else None.
 
-    Adapting changes the statistics of the normalization layers. Where these are those of the reference, it can only
-    cost accuracy, as after a change of the light that metering has undone. The confidence of a model cannot tell
-    whether it needs adaptation, because it can be confident and wrong. Without a reference, it warns and returns None.
+    Adapting moves the statistics of the normalization layers toward those of new images. If the features have not
+    drifted, as after a change of the light that metering has undone, it can only cost accuracy. The confidence of a
+    model cannot tell whether it needs adaptation, because it can be confident and wrong. Without a reference, it warns
+    and returns None.
 
     Args:
         run: the models.
@@ -231,9 +232,8 @@ def unnoticed(
     p_value = alarm.compare(known.seen, new, LEVEL).tests["features"]
     if p_value <= LEVEL:
         return None
-    if alarm.is_grouped(known.seen, new):
-        before, after, _ = alarm.by_groups(known.seen, new)
-        of_groups = zip(sizes, (len(after[0]), len(before[0])), strict=True)
+    if (counts := alarm.group_counts(known.seen, new)) is not None:
+        of_groups = zip(sizes, reversed(counts), strict=True)
         sizes = [f"{size} of {count} group{'s' * (count > 1)}" for size, count in of_groups]
     compared = ", compared with ".join(sizes)
     return f"no drift is detected in the features of {compared} (p = {p_value:.2g})"

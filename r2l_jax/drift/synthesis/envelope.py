@@ -166,8 +166,7 @@ class _Envelope:
             raise InputError(
                 f"`tolerance={config.limits.tolerance:g}` takes at least {needed} {unit}, even if no camera loses "
                 f"any: {self._groups} {self._fold.measured} {unit} show a loss of at most "
-                f"{_rounded_up(min(self._least, 1.0))} "
-                "points at best"
+                f"{_rounded_up(min(self._least, 1.0))} points at best"
             )
 
     @property

@@ -40,7 +40,7 @@ def test_losses_are_significant_among_all_that_were_looked_at():
     many = {
         f"defocus.{severity}": (severity / 10, severity / 10 - 0.01, severity / 10 + 0.01) for severity in range(1, 6)
     }
-    # Of two further cases, nothing is shown.
+    # Two further cases lose, but not significantly.
     others = {"bits": (0.03, -0.01, 0.07), "motion": (0.02, -0.03, 0.07)}
     said = single(many | others, dict.fromkeys(many, 1e-6) | dict.fromkeys(others, 0.3))
     assert said.startswith("of 7 cases, 5 lose significantly (Holm): defocus of severity 5 (49 to 51 points), ")

@@ -276,13 +276,13 @@ def test_an_estimate_is_written_in_three_digits():
 
 
 def test_images_of_one_group_count_as_one(few):
-    """Of 40 known images in 20 groups and 32 new ones in 4, as in the standard error of two means."""
+    """The error of a difference of means is that of 20 and 4 images, with 40 known and 32 new ones in such groups."""
     reference, labels, new, _ = drawn(few, 0, {}, known=40, new=32)
     sized = reference[:, :64, :64], labels, np.arange(40) // 2, new[:, :64, :64]
-    comparison = Comparison(*sized, 4, smears.CAMERA, 0)
+    comparison = Comparison(*sized, np.arange(32) // 8, smears.CAMERA, 0)
     rng, statistics = np.random.default_rng(0), comparison._own.size
     taken, seen = (rng.normal(size=(count, statistics)) for count in (40, 32))
-    # Without a difference of means, there is no error of the simulation.
+    # The error of the simulation is a share of the difference of means, which is 0 here.
     seen += comparison._own - seen.mean(0)
     whiten = comparison._whitening(taken, seen)
     pooled = (40 * np.cov(taken.T) + 32 * np.cov(seen.T)) / 72
@@ -304,7 +304,7 @@ def test_images_of_one_group_count_as_one(few):
 
 def test_derivatives_include_the_noise_that_new_images_get_under_brighter_light(few):
     reference, labels, new, _ = drawn(few, 0, {"exposure": 0.5}, known=32, new=32)
-    comparison = Comparison(reference[:, :64, :64], labels, None, new[:, :64, :64], 32, smears.CAMERA, 0)
+    comparison = Comparison(reference[:, :64, :64], labels, None, new[:, :64, :64], None, smears.CAMERA, 0)
     place, step = simulation.FITTED.index("photon_noise"), 0.02
     values = np.append(
         simulation.numbers(isp.CameraState(exposure=0.4, photon_noise=1.2)), np.zeros(len(smears.CLASSES) - 1)
