@@ -84,7 +84,7 @@ def test_a_model_is_adapted_if_a_drift_is_noticed(config, monkeypatch, severity,
     def unnoticed(run, raws, find_reference, groups):
         monkeypatch.setattr(reference, "LEAST", 8)
         known = find_reference()
-        seen.extend([raws, known.raws])
+        seen.extend([raws, known.raws, groups])
         return None if np.median(raws) > np.median(known.raws) + 0.02 else "no drift is noticed"
 
     monkeypatch.setattr(reference, "unnoticed", unnoticed)
@@ -93,12 +93,14 @@ def test_a_model_is_adapted_if_a_drift_is_noticed(config, monkeypatch, severity,
     assert found.refusal == (None if noticed else "no drift is noticed")
     assert (found.statistics is not None) == noticed
     assert list(found.models) == ["all statistics", "mixed statistics"]
-    new, clean = seen
+    new, clean, groups = seen
     trained = fold.dataset.samples(fold.split.train)[0]
     assert (len(new), len(clean)) == (16, 16)
     places = [np.abs(trained - raw).mean((1, 2)).argmin() for raw in (*new, *clean)]
     assert sorted(places) == list(range(32))
     np.testing.assert_allclose(clean, trained[places[16:]], atol=1e-5)
+    # Samples without groups are one each.
+    np.testing.assert_array_equal(groups, fold.split.train[places[:16]])
 
 
 @pytest.mark.shows("adjust --unlabeled --labeled")

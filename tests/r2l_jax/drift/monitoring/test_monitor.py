@@ -130,8 +130,8 @@ def test_the_latest_256_images_with_an_alarm_of_the_same_cause_are_explained(mon
     monkeypatch.setattr(monitor, "LEAST_SIDE", 2)
     seen = []
 
-    def diagnose(_, __, new, *___, **____):
-        seen.append(new)
+    def diagnose(_, __, new, *___, new_groups, **____):
+        seen.append((new, new_groups))
         return (DriftEstimate(SCENE if new.mean() > 0 else UNEXPLAINED, 1, 1, 1, "", len(new)),)
 
     monkeypatch.setattr(monitor, "diagnose", diagnose)
@@ -139,10 +139,12 @@ def test_the_latest_256_images_with_an_alarm_of_the_same_cause_are_explained(mon
     followed = monitored(random.normal(size=(128, 2, 4)), 0.2)
     windows = [random.normal(level, size=(count, 2, 4)) for count, level in ((64, -5), (150, 5), (90, 5), (80, 5))]
     # The first has another cause. The last three are 320 images, 64 too many.
-    for window, latest in zip(windows, (windows[:1], windows[1:2], windows[1:3], windows[1:]), strict=True):
-        assert followed.judge("", [], window).alarm
+    of_windows = np.split(np.arange(384), np.cumsum([64, 150, 90]))
+    for place, (first, last) in enumerate(((0, 1), (1, 2), (1, 3), (1, 4))):
+        assert followed.judge("", [], windows[place], of_windows[place]).alarm
         followed.explain()
-        np.testing.assert_array_equal(seen[-1], np.concatenate(latest)[-256:])
+        for found, parts in zip(seen[-1], (windows, of_windows), strict=True):
+            np.testing.assert_array_equal(found, np.concatenate(parts[first:last])[-256:])
 
 
 @pytest.mark.parametrize(
