@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from flax import nnx
-from jax.sharding import Sharding, SingleDeviceSharding
+from jax.sharding import Sharding, make_single_device_sharding
 
 import isp
 from r2l_jax import named_code
@@ -267,7 +267,7 @@ def open(
     """Opens the trained models of a run, of a group of seeds, of an adapted run or of a file, see `run.load`."""
     if checkpoint not in CHECKPOINTS:
         raise InputError(f"checkpoint must be one of {', '.join(CHECKPOINTS)}, got {checkpoint!r}")
-    sharding = shardings().everywhere if with_data else SingleDeviceSharding(jax.local_devices()[0])
+    sharding = shardings().everywhere if with_data else make_single_device_sharding(jax.local_devices()[0])
     codes = [code] if isinstance(code, str) else code
     given = {each: named_code.load(each, "code", "pipeline or head")[0] for each in codes}
     opened = [_opened(place, checkpoint, sharding, given, data_dir) for place in places_of(path, fold)]

@@ -38,7 +38,7 @@ def steps(checkpoints):
 
 def best(folder):
     """The step of the checkpoint that whoever asks for the best is given."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.make_single_device_sharding(jax.devices()[0])
     return float(stored_model(folder / "fold_0", device, "best", f"--run={folder}")["head"]["kernel"][0])
 
 
