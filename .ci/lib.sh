@@ -1,5 +1,8 @@
 # shellcheck shell=bash
-# The checks that .ci/run and .ci/full share. Both source this file in the root of a checkout, and call `check_all`.
+# What the scripts in this folder share. Each sources this file in the root of a checkout.
+
+# The extras whose tests the newest Python runs.
+EXTRAS=onnx,cluster,cloud_test,microscopy
 
 # readme_line START: prints the one line of README.md that begins with START, a regular expression.
 readme_line() {
@@ -18,28 +21,35 @@ timed() {
     echo "+ ${command#eval }: $((SECONDS - start)) s"
 }
 
-# in_environment PYTHON EXTRAS STEP...: installs the package with these extras in an environment of its own, and takes the
-# steps there.
+# in_clone STEP...: takes the steps in a clean clone of the last commit, which is removed at the end.
+in_clone() {
+    if [[ -n $(git status --porcelain) ]]; then
+        echo "note: changes that are not committed are not checked"
+    fi
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    git clone --quiet . "$work/clone"
+    cd "$work/clone" || return
+    # Temporary files of the tests go with the folder.
+    mkdir "$work/tmp"
+    export TMPDIR=$work/tmp PIP_DISABLE_PIP_VERSION_CHECK=1
+    for step in "$@"; do
+        "$step"
+    done
+}
+
+# in_environment PYTHON "PIP_ARGUMENTS" STEP...: makes an environment, and takes the steps there.
 in_environment() (
     folder=$(mktemp -d "$work/environment.XXXX")
     "$1" -m venv "$folder"
     export PATH=$folder/bin:$PATH
     # Only the modules that are imported need bytecode.
-    timed pip install --quiet --no-compile -e ".[$2]"
+    timed pip install --quiet --no-compile $2
     python -c 'import sys, jax; print("Python", sys.version.split()[0], "with JAX", jax.__version__)'
     for step in "${@:3}"; do
         "$step"
     done
 )
-
-lint() {
-    timed ruff check .
-    timed ruff format --check .
-    timed codespell isp tasks r2l_jax scripts tests docs README.md
-    timed lint-imports
-    # Without --project, a configuration in a folder above would win.
-    timed pyright --project .
-}
 
 build_docs() {
     timed sphinx-build -q -W --keep-going -b html -d "$work/doctrees" docs "$work/html"
@@ -66,33 +76,24 @@ EOF
 
 # The tests of the page start Chromium. Where it is missing and cannot be installed, they are skipped.
 install_browser() {
-    timed .venv/bin/pip install --quiet -e '.[browser]'
+    timed .venv/bin/pip install --quiet -e '.[browser]' -c constraints.txt
     if ! command -v chromium && [[ $(id -u) == 0 ]] && command -v apt-get; then
         timed apt-get update -qq && timed apt-get install -qq -y --no-install-recommends chromium || true
     fi
     command -v chromium || echo "note: no Chromium: the tests of the page are skipped"
 }
 
-# A tenth of the slow tests, another one each day. The first failure ends the checks; if time runs out, pytest says what
-# ran, and the tenth's next turn begins with other files.
-slow_tenth() {
+# A twentieth of the slow tests, another one each day. The first failure ends the checks; if time runs out, pytest says
+# what ran, and the twentieth's next turn begins with other files.
+slow_twentieth() {
     local day=$(($(date +%s) / 86400)) ended=0
-    echo "+ slow tests, tenth $((day % 10))"
-    timeout --signal=INT --kill-after=1m 10m .venv/bin/pytest -n 2 --dist=loadfile -rs -x -m slow --slow_tenth=$day || ended=$?
+    echo "+ slow tests, twentieth $((day % 20))"
+    timeout --signal=INT --kill-after=1m 6m .venv/bin/pytest -n 2 --dist=loadfile -rs -x -m slow --slow_twentieth=$day || ended=$?
     if [[ $ended == 124 || $ended == 137 ]]; then
-        echo "note: 10 minutes were not enough for this tenth of the slow tests; those that ran passed"
+        echo "note: 6 minutes were not enough for this twentieth of the slow tests; those that ran passed"
     else
         return "$ended"
     fi
-}
-
-# Twenty small changes of the source, others each day; lists those that no quick test notices. These are no failure:
-# each either changes nothing that the code does, or breaks a fact that a test should state.
-mutants_of_the_day() {
-    local day=$(($(date +%s) / 86400))
-    timed .venv/bin/pip install --quiet -e '.[mutation]'
-    timed .venv/bin/python .ci/mutants.py .coverage times.xml --seed=$day --minutes=5 ||
-        echo "note: the mutants could not be tested, as said above"
 }
 
 # The tests with the Python of the environment on PATH, and without Flax's graph mode, as will be its default. Prints the
@@ -136,27 +137,15 @@ newest_python() {
     done | grep '^3 ' | sort -s -k 2,2nr | head -n 1 | cut -d ' ' -f 3
 }
 
-# check_all TESTS STEP...: checks the last commit in a clean clone, which is removed at the end. TESTS is the README's
-# command, or one like it; the steps follow it.
-check_all() {
+# check_pinned TESTS STEP...: the checks with the versions of constraints.txt, in a clone. TESTS is the README's command, or
+# one like it; the steps follow it.
+check_pinned() {
     tests=$1
-    if [[ -n $(git status --porcelain) ]]; then
-        echo "note: changes that are not committed are not checked"
-    fi
-    work=$(mktemp -d)
-    trap 'rm -rf "$work"' EXIT
-    git clone --quiet . "$work/clone"
-    cd "$work/clone" || return
-    # Temporary files of the tests go with the folder.
-    mkdir "$work/tmp"
-    export TMPDIR=$work/tmp PIP_DISABLE_PIP_VERSION_CHECK=1
-
-    in_environment python3 dev lint build_docs
+    in_environment python3 "-e .[dev] -c constraints.txt" .ci/check build_docs
     train_quick_start
     use_wheel
     install_browser
-    # The mutants are tested by the tests that run their lines, the cheapest first.
-    timed eval "$tests --cov=isp --cov=tasks --cov=r2l_jax --cov-context=test --cov-report= --junitxml=times.xml"
+    timed eval "$tests"
     for step in "${@:2}"; do
         "$step"
     done
@@ -165,6 +154,6 @@ check_all() {
         echo "note: no Python on this machine is newer than python3: the tests run on one Python only"
     fi
     # With the packages of exports, clusters, object storage and microscopes, whose tests are skipped without them.
-    in_environment "$newest" test,onnx,cluster,cloud_test,microscopy run_tests
+    in_environment "$newest" "-e .[test,$EXTRAS] -c constraints.txt" run_tests
     echo "All checks passed in $SECONDS s."
 }

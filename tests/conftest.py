@@ -4,6 +4,7 @@ import contextlib
 import gc
 import importlib.metadata
 import os
+import re
 import signal
 import tempfile
 import zlib
@@ -11,11 +12,13 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Computing small arrays takes less time than optimizing the code for it; `optimized` compiles where a test needs that.
-if "XLA_FLAGS" not in os.environ:
-    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-    if importlib.metadata.version("jax").startswith("0.10."):  # Later ones end at this flag, which they do not know.
+# Flags of the environment, such as those for another processor, are kept.
+if "--xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
+    _flags = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
+    if importlib.metadata.version("jax").startswith("0.10."):  # Later ones end at these flags, which they do not know.
         # The second is for machines whose cores are idle; tests run on all cores.
-        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        _flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
+    os.environ["XLA_FLAGS"] = " ".join(_flags).strip()
 # The user's own folders, where hashes of files are remembered, stay as they are.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _home = tempfile.TemporaryDirectory()
@@ -25,6 +28,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "d" / "compiled"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Programs write theirs to stderr, which tests compare.
+os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
 # As `flags.run` sets it where a user starts a program; tests start programs that have imported JAX before. On some
 # processors, XLA reports each function that it reads from the cache as an error: tests of stderr would see it, and a
 # program would wait once the pipe that nobody reads is full.
@@ -80,20 +85,32 @@ def pytest_sessionstart(session):
 def pytest_configure(config):
     # Left to itself, pytest-xdist ends with the files of fewest tests, which take longest, one worker idle.
     config.option.loadscopereorder = False
+    # Whatever can be imported from the folders of the checkout is ours. A dependency's warnings about its own modules
+    # are not for us to mend, and a deprecation breaks nothing today.
+    names = {path.stem for folder in config.getini("pythonpath") for path in folder.iterdir()}
+    own_modules = rf"({'|'.join(map(re.escape, sorted(names)))})(\.|$)"
+    own_deprecations = "error" if config.getoption("own_deprecations") else "default"
+    filters = [f"error:::{own_modules}", "error::pytest.PytestWarning"]
+    for category in ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning"):
+        filters += [f"default::{category}", f"{own_deprecations}::{category}:{own_modules}"]
+    # The last filter that applies decides: those of pyproject.toml.
+    config.getini("filterwarnings")[:0] = filters
 
 
 def pytest_addoption(parser):
-    parser.addoption("--slow_tenth", type=int, help="leave out all slow tests but a tenth, the one of this number")
+    parser.addoption("--own_deprecations", action="store_true", help="deprecations in our own modules are errors")
+    parser.addoption("--slow_twentieth", type=int, help="leave out all slow tests but a twentieth, that of this number")
 
 
 def pytest_collection_modifyitems(config, items):
-    number, slow = config.getoption("slow_tenth"), {item for item in items if item.get_closest_marker("slow")}
+    number = config.getoption("slow_twentieth")
+    slow = {item for item in items if item.get_closest_marker("slow")}
     turn = 0
     if number is not None:
-        turn, tenth = divmod(number, 10)
-        others = {item for item in slow if zlib.crc32(item.nodeid.encode()) % 10 != tenth}
-        config.hook.pytest_deselected(items=list(others))
-        items[:] = [item for item in items if item not in others]
+        turn, twentieth = divmod(number, 20)
+        deselected = {item for item in slow if zlib.crc32(item.nodeid.encode()) % 20 != twentieth}
+        config.hook.pytest_deselected(items=list(deselected))
+        items[:] = [item for item in items if item not in deselected]
     # Files of slow tests come first. Each turn begins with another one, since the time may not suffice for all.
     first = {item.path: zlib.crc32(f"{turn} {item.path}".encode()) for item in slow}
     items.sort(key=lambda item: first.get(item.path, 2**32))
