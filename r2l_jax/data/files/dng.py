@@ -16,7 +16,7 @@ from jaxtyping import Float32, Float64, Int
 
 import isp
 from r2l_jax.data.files.decoding import check_declared, check_finite
-from r2l_jax.data.files.tiff import check_page
+from r2l_jax.data.files.tiff import check_page, decode_page
 from r2l_jax.errors import InputError, one_line
 
 # Begins the DNGPrivateData that hold a camera as JSON, with levels as fractions of white.
@@ -103,7 +103,7 @@ def read_metadata(path: Path) -> Metadata:
             if metadata is None and page.photometric in (tifffile.PHOTOMETRIC.CFA, tifffile.PHOTOMETRIC.LINEAR_RAW):
                 metadata = _metadata(page)
                 if is_float:
-                    check_finite(page.asarray(maxworkers=1))  # LibRaw reads NaN as 0.
+                    check_finite(decode_page(page))  # LibRaw reads NaN as 0.
     return metadata or Metadata()
 
 

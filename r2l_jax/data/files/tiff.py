@@ -4,6 +4,8 @@ import contextlib
 import itertools
 import logging
 import math
+import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +16,23 @@ from jaxtyping import Float32
 from r2l_jax.data.files.decoding import Stored, opened, reading
 from r2l_jax.errors import InputError
 
-# tifffile also logs damaged files, which the error already reports.
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+# Whether this thread decodes a page.
+_thread = threading.local()
+
+
+def _filter_log(record: logging.LogRecord) -> bool:
+    """Rejects a strip or tile that unpacks to too few samples; drops errors of damaged files, which are raised as well.
+
+    tifffile completes such a strip with zeros since version 2026.11.12, and says so in its log only.
+    """
+    truncated = re.search(r"truncated (strip|tile) .*\((.*)\)", record.getMessage())
+    if truncated and getattr(_thread, "decodes", False):
+        raise ValueError(f"corrupted {truncated[1]} ({truncated[2]})")
+    return record.levelno >= logging.CRITICAL
+
+
+logging.getLogger("tifffile").setLevel(logging.ERROR)
+logging.getLogger("tifffile").addFilter(_filter_log)
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 
@@ -49,8 +66,7 @@ def open_tiff(path: Path) -> Iterator[Stored]:
             check_page(page)
 
         def decode() -> np.ndarray:
-            # Decoded in the calling thread, because several files are already read at once.
-            arrays = [page.asarray(maxworkers=1) for page in same]
+            arrays = [decode_page(page) for page in same]
             return np.stack(arrays) if len(arrays) > 1 else arrays[0]
 
         yield Stored((len(same),) * (len(same) > 1) + first.shape, sum(page.nbytes for page in same), decode)
@@ -59,7 +75,7 @@ def open_tiff(path: Path) -> Iterator[Stored]:
 def check_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> list[int]:
     """Checks that all strips or tiles of a page are in the file; returns their bytes in the file.
 
-    tifffile fills in zeros for missing ones, and itself rejects compressed ones that hold too few samples.
+    tifffile fills in zeros for missing ones.
     """
     if not isinstance(page, tifffile.TiffPage):
         raise ValueError(f"page {page.index} is damaged")
@@ -80,6 +96,20 @@ def check_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> list[int]:
         # They would be unpacked whole before they are cut to the size declared.
         raise ValueError(f"its {kind}s hold {held} bytes, compressed, of {needed} bytes declared")
     return [count for _, count in places]
+
+
+def decode_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> np.ndarray:
+    """Decodes the samples of a page.
+
+    Raises:
+        ValueError: If a compressed strip or tile holds fewer samples than its part of the picture.
+    """
+    _thread.decodes = True
+    try:
+        # In the calling thread, because several files are already read at once.
+        return page.asarray(maxworkers=1)
+    finally:
+        _thread.decodes = False
 
 
 def read_stored(path: Path, shape: tuple[int, ...] | None) -> Float32[np.ndarray, "..."]:
