@@ -86,7 +86,8 @@ def test_every_gradient_agrees_with_the_reference(case):
     slopes = -(light ** (1 / gamma)) * np.log(np.maximum(light, 1e-30)) / gamma**2
     terms = GOLDEN[f"{case}/stage_grad.gamma_correct"] * slopes
     assert terms.sum() == pytest.approx(GOLDEN[f"{case}/grad.gamma_correct"], abs=1e-7 * abs(terms).sum())
-    assert abs(params_grad["gamma_correct"][...] - terms.sum()) < 1e-7 * abs(terms).sum()
+    # A sum of 4,608 terms rounds by up to sqrt(4608) * 2**-24 of their sizes.
+    assert abs(params_grad["gamma_correct"][...] - terms.sum()) < 4e-6 * abs(terms).sum()
     for name in STAGES:
         assert relative_error(stage_grads[name], GOLDEN[f"{case}/stage_grad.{name}"]) < 1e-4, name
 
@@ -140,8 +141,9 @@ def test_every_pattern_is_processed_by_its_own_colors(pattern):
 
     expected = np.flip(render(raw, level, "RGGB"), [axis - 1 for axis in axes])
     rgb = render(np.flip(raw, axes), np.flip(level, axes), pattern)
-    # Compared in linear light, because the tone curve is steep near black and sums run in the other direction.
-    np.testing.assert_allclose(rgb**2.2, expected**2.2, atol=1e-6)
+    # Compared in linear light, because the tone curve is steep near black and sums run in the other direction: stencils
+    # of 49 terms, whose sizes add up to less than 10, round by 10 * sqrt(49) * 2**-24.
+    np.testing.assert_allclose(rgb**2.2, expected**2.2, atol=4e-6)
 
 
 def test_compiles_once_per_shape_whatever_the_parameters():
@@ -226,7 +228,8 @@ def test_an_edited_pipeline_keeps_values_and_applies_its_stages(name):
     for name in values.keys() & before.keys():
         np.testing.assert_array_equal(values[name], before[name])
     assert values.get("factor", 2.0) == 2.0
-    np.testing.assert_allclose(edited(raw) ** 2.2, by_stages(edited, raw) ** 2.2, rtol=5e-6, atol=2e-6)
+    # Fused stencils of 49 terms, whose sizes add up to less than 10, round by 10 * sqrt(49) * 2**-24.
+    np.testing.assert_allclose(edited(raw) ** 2.2, by_stages(edited, raw) ** 2.2, rtol=5e-6, atol=4e-6)
 
 
 @pytest.mark.shows("isp.Stage(parameters, options)")

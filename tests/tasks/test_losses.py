@@ -44,7 +44,8 @@ def test_a_loss_with_guesses_is_that_of_a_mixture_and_bounded():
 def test_dice_and_ssim_agree_with_pytorch():
     for name, function, first, second in (("dice", dice, "logits", "target"), ("ssim", ssim, "image_a", "image_b")):
         actual = function(jnp.asarray(GOLDEN[first]), jnp.asarray(GOLDEN[second]))
-        np.testing.assert_allclose(actual, GOLDEN[name], rtol=1e-6)
+        # Sums of 3,072 pixels and means of 11,520 round by up to 107 * 2**-24 of their size.
+        np.testing.assert_allclose(actual, GOLDEN[name], rtol=1e-5)
 
 
 def test_dice_in_closed_form():
@@ -61,11 +62,12 @@ def test_dice_ignores_padding_and_counts_by_weight():
     padded = [jnp.concatenate([array, array[:2]]) for array in (logits, targets)]
     value, gradient = dice_and_gradient(*padded, jnp.array([1.0, 1, 1, 0, 0]))
     expected, expected_gradient = dice_and_gradient(logits, targets)
-    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    # Sums of 3,072 pixels or more, in another order, round by up to 55 * 2**-24 of their size.
+    np.testing.assert_allclose(value, expected, rtol=5e-6)
     np.testing.assert_allclose(gradient[:3], expected_gradient, rtol=1e-5, atol=1e-9)
     assert not gradient[3:].any()
     twice = dice(*(jnp.concatenate([array, array[:1]]) for array in (logits, targets)))
-    np.testing.assert_allclose(dice(logits, targets, jnp.array([2.0, 1, 1])), twice, rtol=1e-6)
+    np.testing.assert_allclose(dice(logits, targets, jnp.array([2.0, 1, 1])), twice, rtol=5e-6)
 
 
 def test_the_gradient_of_dice_is_finite():
@@ -110,7 +112,8 @@ def test_the_loss_of_classes_in_closed_form():
     # 2 * (30 / 4) / (30 + 90 / 4), and the fourth contributes 0.
     thirds = np.arange(90).reshape(3, 5, 6) % 3
     expected = 3 / 4 * (1 - 2 / 7) + np.log(4)
-    np.testing.assert_allclose(of_classes(np.zeros_like(PIXEL_LOGITS), thirds), expected, rtol=1e-6)
+    # A sum of 90 pixels rounds by up to 90 * 2**-24 of its size.
+    np.testing.assert_allclose(of_classes(np.zeros_like(PIXEL_LOGITS), thirds), expected, rtol=1e-5)
 
 
 def test_the_loss_of_classes_counts_images_by_weight_and_no_ignored_pixel():
@@ -134,8 +137,8 @@ def test_the_gradient_of_the_loss_of_classes():
 
 def test_ssim_of_each_image_and_its_gradient():
     image_a, image_b = (jnp.asarray(GOLDEN[name]) for name in ("image_a", "image_b"))
-    np.testing.assert_allclose(jax.vmap(ssim)(image_a, image_b).mean(), GOLDEN["ssim"], rtol=1e-6)
-    np.testing.assert_allclose(ssim(image_a, image_a), 1, rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(ssim)(image_a, image_b).mean(), GOLDEN["ssim"], rtol=1e-5)
+    np.testing.assert_allclose(ssim(image_a, image_a), 1, rtol=1e-5)
     with jax.enable_x64():
         small = (jnp.asarray(image[0, :6, :5], float) for image in (GOLDEN["image_a"], GOLDEN["image_b"]))
         check_grads(ssim, tuple(small), order=1, modes=["rev"])

@@ -79,7 +79,8 @@ def test_validation_files_have_the_accuracy_that_evaluate_finds(model, files, tm
     # The white level of the training counts, without its camera's file.
     expected = model.predict(np.stack([fold.dataset[fold.dataset.names.index(n)][0] for n in sorted(names)]))
     values = [[float(row[name]) for name in model.classes] for row in found]
-    np.testing.assert_allclose(values, expected, atol=1e-6)
+    # Other batches: logits are sums of hundreds of terms, which round by 20 * 2**-24 of sizes of 10 or so.
+    np.testing.assert_allclose(values, expected, atol=1e-5)
 
 
 def unequal_folds(config, *factors):

@@ -74,7 +74,8 @@ def test_boxes_are_those_of_the_module_in_the_order_of_their_scores(network):
     detector = Detector(network, 2)
     found = jax.jit(detector)(IMAGES)
     assert found["boxes"].shape == (3, 200, 6)
-    np.testing.assert_allclose(found["boxes"][:, :6], expected_boxes(IMAGES), atol=1e-6)
+    # The mean of 64 values in [0, 1], which is a score, rounds by up to 64 * 2**-24.
+    np.testing.assert_allclose(found["boxes"][:, :6], expected_boxes(IMAGES), atol=4e-6)
     assert (np.asarray(found["boxes"])[:, 6:, 5] == -1).all()
     np.testing.assert_array_equal(found["images"], IMAGES)
     together = jax.jit(jax.vmap(detector))(np.stack([IMAGES, IMAGES[::-1]]))
@@ -84,7 +85,7 @@ def test_boxes_are_those_of_the_module_in_the_order_of_their_scores(network):
 def test_classes_are_found_by_their_labels_and_others_are_no_objects(network):
     found = np.asarray(Detector(network, 1, [[2, 5]])(IMAGES)["boxes"])
     wanted = [[row for row in rows if row[5] == 1] for rows in expected_boxes(IMAGES)]
-    np.testing.assert_allclose(found[:, :3, :5], np.array(wanted)[..., :5], atol=1e-6)
+    np.testing.assert_allclose(found[:, :3, :5], np.array(wanted)[..., :5], atol=4e-6)
     np.testing.assert_array_equal(found[..., 5], np.tile([0.0] * 3 + [-1] * 97, (3, 1)))
     with pytest.raises(InputError, match=r"label its boxes from 1 to 1, .* got 2: name the labels .* `class_outputs`"):
         Detector(network, 1)._detected(IMAGES)

@@ -130,7 +130,8 @@ def test_the_loss_that_is_measured_does_not_depend_on_batches(name):
             parts.append(jax.device_get(task.outcome(jnp.float32(logits[part]), batch)))
         return task.mean_loss(jax.tree.map(lambda *each: np.concatenate(each), *parts), taken)
 
-    np.testing.assert_allclose([loss(3), loss(8), loss(12)], expected, rtol=1e-6)
+    # Sums of 64 pixels round by up to 64 * 2**-24 of their size.
+    np.testing.assert_allclose([loss(3), loss(8), loss(12)], expected, rtol=5e-6)
 
 
 NAMES = ("road", "car", "tree", "roof")

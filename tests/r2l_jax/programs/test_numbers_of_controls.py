@@ -43,12 +43,15 @@ def test_worst_cases_have_the_numbers_of_their_parameters(trained):
         images, losses, worst = judged(values, raws, labels, metadata["parameters"][row["worst case"]])
         assert (row["accuracy"], row["drop"]) == pytest.approx((worst.mean(), right.mean() - worst.mean()))
         assert row["loss"] == pytest.approx(losses.mean(), rel=1e-5)
-        assert row["SSIM"] == pytest.approx(isp.ssim(default, images).mean(), abs=2e-6)
+        # Variances, which are differences of squares of up to 1, are divided by 0.03**2 or more: single pixels round by
+        # up to 2**-24 / 0.03**2 or 7e-5, and their mean by a tenth of that.
+        assert row["SSIM"] == pytest.approx(isp.ssim(default, images).mean(), abs=7e-6)
         assert row["largest change"] == pytest.approx(abs(images - default).max(), abs=2e-6)
         # Means over the images, of their pixels' mean and 95% quantile.
         away = isp.ciede2000(isp.lab(default), isp.lab(images))
         expected = away.mean(), np.quantile(away, 0.95, (1, 2)).mean()
-        assert (row["CIEDE2000"], row["CIEDE2000, 95%"]) == pytest.approx(expected, rel=1e-5)
+        # Lab is sums and differences of up to 500, which round by 500 * 2**-24, of differences of 1 or more.
+        assert (row["CIEDE2000"], row["CIEDE2000, 95%"]) == pytest.approx(expected, rel=3e-5)
     assert len(found["worst_case"]) == 2
     learned = network.part(values, "processor")
     for column, parameters in (
@@ -194,8 +197,9 @@ def test_a_monitor_finds_the_distances_from_its_reference(trained, windows, monk
     for row, alone, new in zip(found["windows"], found["tests"], seen, strict=True):
         together, of_tests = monitor.p_values(reference, new, 19_999, random)
         for shown, expected in ((row["p-value"], together), *((alone[name], each) for name, each in of_tests.items())):
-            # Both draw 19,999 permutations.
-            error = (2 * expected * (1 - expected) / 20_000) ** 0.5
+            # Both draw 19,999 permutations. Their mean tells the error also where one is 1, as on some processors.
+            middle = (shown + expected) / 2
+            error = (2 * middle * (1 - middle) / 20_000) ** 0.5
             assert shown == pytest.approx(expected, abs=4 * error + 1e-9)
         assert alone.keys() == {"window", *of_tests, "confidence"}
         assert alone["confidence"] == pytest.approx(new.statistics["confidence"].mean(), rel=1e-5)

@@ -48,7 +48,9 @@ def test_adam_moves_a_constant_slope_by_the_scheduled_rate():
     for _ in range(2 * STEPS):
         updates, state = optimizer.update(slope, state)
         found.append(-updates["a"][0])
-    np.testing.assert_allclose(found, rates(**settings)[: 2 * STEPS], rtol=1e-5, atol=1e-7)
+    # The mean of squares is divided by 1 - 0.999**step: 0.999 rounds by 2**-24, which is 6e-5 of the rest, and the root
+    # halves that.
+    np.testing.assert_allclose(found, rates(**settings)[: 2 * STEPS], rtol=5e-5, atol=1e-7)
 
 
 @pytest.mark.shows("train --optimizer")
@@ -98,11 +100,12 @@ def test_by_default_targets_are_smoothed_and_balanced_classes_weigh_the_same_tog
     batch = {"raw": None, "target": jnp.array(labels), "index": None, "weight": jnp.ones(10)}
     mixture = 0.9 * jax.nn.one_hot(labels, 4) + 0.1 / 4
     losses = optax.softmax_cross_entropy(logits, mixture) * weights[labels]
-    np.testing.assert_allclose(task.loss(logits, batch), losses.mean(), rtol=1e-6)
+    # Two means of ten sums of four terms round by up to 14 * 2**-24 each, and a few times more in softmax.
+    np.testing.assert_allclose(task.loss(logits, batch), losses.mean(), rtol=3e-6)
     plain = OptimizationSettings(label_smoothing=0.3, class_weights="none")
     task = plain.loss_of(Classification(("a", "b", "c", "d"), "resnet18"), labels, False)
     losses = optax.softmax_cross_entropy(logits, 0.7 * jax.nn.one_hot(labels, 4) + 0.3 / 4)
-    np.testing.assert_allclose(task.loss(logits, batch), losses.mean(), rtol=1e-6)
+    np.testing.assert_allclose(task.loss(logits, batch), losses.mean(), rtol=3e-6)
 
 
 def test_only_a_frozen_head_under_drawn_cameras_may_guess():

@@ -96,7 +96,8 @@ def test_an_adapted_model_is_a_run_and_a_file(fold, raws, tmp_path):
     expected = np.asarray(fold.task.probabilities(model(jnp.asarray(raws)), raws.shape[1]))
     run, alone = (load(tmp_path / f"dark/{name}") for name in ("", "fold_0/model.safetensors"))
     for loaded in (run, alone):
-        np.testing.assert_allclose(loaded.predict(raws), expected, rtol=1e-5, atol=1e-6)
+        # Logits are sums of hundreds of terms: in another order, they round by 20 * 2**-24 of sizes of 10 or so.
+        np.testing.assert_allclose(loaded.predict(raws), expected, atol=1e-5)
         assert loaded.about.adapted == {"drift": "half the light", "from": fold.identity}
         assert loaded.identity == run.identity != fold.identity
         (opened,) = loaded

